@@ -1,0 +1,2 @@
+//! MiniTCPTunnel client program.
+fn main() {}

@@ -1,0 +1,1 @@
+//! What the MiniTCPTunnel programs share.

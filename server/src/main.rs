@@ -1,0 +1,2 @@
+//! MiniTCPTunnel server program.
+fn main() {}
