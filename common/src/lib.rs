@@ -1,1 +1,4 @@
-//! What the MiniTCPTunnel programs share.
+//! What the MiniTCPTunnel programs share. `common/README.md` draws the rooms and the arrows.
+
+pub mod id;
+pub mod wire;
