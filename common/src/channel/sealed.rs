@@ -1,0 +1,399 @@
+//! A data channel as a duplex: TCP below, sealed frames on it, plaintext above.
+//!
+//! ```text
+//!  source:  socket ─> buffer ─ open in place ─> lent plaintext
+//!  sink:    source.read ─> buffer[HEAD..] ─ seal in place ─> one write ─> socket
+//! ```
+//!
+//! The halves have keys of their own and share nothing but the socket: no lock. How the end of a
+//! direction is told depends on the peer ([`End`]).
+
+use std::io::{self, BufRead, Read};
+use std::net::TcpStream;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::duplex::{Duplex, Fault, Sink, Socket, Source};
+use crate::wire::frame::{self, FIN, FrameError, HEAD, Opened, Opener, Sealer, TAIL};
+use crate::wire::message::Kind;
+use crate::wire::{CIPHERTEXT_MAX, DATA_PAYLOAD_MAX, LEN_LEN, MESSAGE_HEAD, MESSAGE_MAX};
+
+/// Performance: the payload room a sink starts with, in bytes; it grows when reads fill it, so that
+/// a terminal session does not hold what a download needs.
+const ROOM_MIN: usize = 4 * 1024;
+/// Performance: the least a source asks the socket for, in bytes, so that small frames come many to
+/// a read.
+const READ_MIN: usize = 16 * 1024;
+/// Semantics (PROTOCOL.md 9): how long the other direction must be silent before an original is
+/// told that ours has ended.
+const ORIGINAL_SILENCE: Duration = Duration::from_secs(5);
+/// How often that silence is looked at.
+const SILENCE_SLICE: Duration = Duration::from_millis(100);
+
+/// How the end of a direction is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// By a FIN frame (E2): a TCP end without it is a cut.
+    Fin,
+    /// By the TCP end, as the original does (PROTOCOL.md 9): all there is.
+    Tcp,
+}
+
+/// When to compress what a sink sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Compression {
+    /// Never.
+    Off,
+    /// Whenever it shrinks.
+    On,
+    /// When it shrinks and the link, not the processor, is the bottleneck.
+    #[default]
+    Auto,
+}
+
+/// Makes a data channel a duplex. `rest` is what was already received behind the last opened frame.
+pub fn sealed(
+    stream: TcpStream,
+    sealer: Sealer,
+    opener: Opener,
+    rest: Vec<u8>,
+    end: End,
+    compression: Compression,
+) -> io::Result<Duplex> {
+    let socket = Socket::new(stream)?;
+    let other = Arc::new(Other::default());
+    let received = rest.len();
+    Ok(Duplex {
+        source: Box::new(SealedSource {
+            socket: socket.clone(),
+            opener,
+            buffer: rest,
+            start: 0,
+            end: received,
+            plain: Plain::None,
+            spare: Vec::new(),
+            rule: end,
+            ended: false,
+            other: other.clone(),
+        }),
+        sink: Box::new(SealedSink {
+            socket: socket.clone(),
+            sealer,
+            buffer: Vec::new(),
+            packed: Vec::new(),
+            policy: Policy::new(compression),
+            rule: end,
+            other,
+        }),
+        abort: socket,
+    })
+}
+
+/// What the sink has to know of the source, for [`End::Tcp`] only.
+#[derive(Default)]
+struct Other {
+    frames: AtomicU64,
+    ended: AtomicBool,
+}
+
+/// Plaintext in hand, and where.
+enum Plain {
+    None,
+    /// In the receive buffer.
+    Buffer(Range<usize>),
+    /// In the spare buffer.
+    Spare(Range<usize>),
+}
+
+struct SealedSource {
+    socket: Arc<Socket>,
+    opener: Opener,
+    /// Received bytes; `start..end` are frames not yet opened.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    plain: Plain,
+    spare: Vec<u8>,
+    rule: End,
+    ended: bool,
+    other: Arc<Other>,
+}
+
+fn damage(what: impl ToString) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.to_string())
+}
+
+impl SealedSource {
+    /// Opens the next whole frame in the buffer. `false`: more bytes are needed.
+    fn open_next(&mut self) -> io::Result<bool> {
+        let pending = &self.buffer[self.start..self.end];
+        let Some(len) = frame::frame_len(pending, CIPHERTEXT_MAX).map_err(damage)? else { return Ok(false) };
+        if pending.len() < LEN_LEN + len {
+            return Ok(false);
+        }
+        let at = self.start + LEN_LEN;
+        self.start = at + len;
+        let body = &mut self.buffer[at..at + len];
+        let (message, plain) = match self.opener.open(body, &mut self.spare, MESSAGE_MAX).map_err(damage)? {
+            Opened::InPlace(r) => (&body[r.clone()], Plain::Buffer(at + r.start + MESSAGE_HEAD..at + r.end)),
+            Opened::Spare(len) => (&self.spare[..len], Plain::Spare(MESSAGE_HEAD..len)),
+        };
+        self.other.frames.fetch_add(1, Ordering::Relaxed);
+        let original = self.rule == End::Tcp;
+        let Some((head, payload)) = message.split_first_chunk::<MESSAGE_HEAD>() else {
+            if message.is_empty() && original {
+                self.ended = true;
+                return Ok(true);
+            }
+            return Err(damage(FrameError::Short));
+        };
+        let fin = head[1] & FIN != 0 && !original;
+        match (head[0], payload.is_empty()) {
+            (kind, true) if kind == Kind::Data as u8 => self.ended = fin,
+            (kind, false) if kind == Kind::Data as u8 && !fin => self.plain = plain,
+            (kind, _) if kind == Kind::CloseTunnel as u8 && original => self.ended = true,
+            (kind, _) => return Err(damage(format_args!("unexpected frame of type {kind} on a data channel"))),
+        }
+        if self.ended && !original && self.start < self.end {
+            return Err(damage("bytes after the end of the direction"));
+        }
+        Ok(true)
+    }
+
+    /// Reads more bytes behind `end`, making room for the frame that is under way.
+    fn receive(&mut self) -> io::Result<()> {
+        let pending = self.end - self.start;
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, pending);
+        }
+        // Exactly up to the next frame's length field, or a batch of small frames: either way little
+        // is left over to be moved to the front.
+        let frame = frame::frame_len(&self.buffer[..pending], CIPHERTEXT_MAX).map_err(damage)?;
+        let wanted = frame.map_or(READ_MIN, |len| (len + 2 * LEN_LEN).max(READ_MIN));
+        if self.buffer.len() < wanted {
+            self.buffer.resize(wanted, 0);
+        }
+        match self.socket.read(&mut self.buffer[pending..wanted])? {
+            0 if self.rule == End::Tcp && pending == 0 => self.ended = true,
+            0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the data channel was cut")),
+            n => self.end += n,
+        }
+        Ok(())
+    }
+
+    fn plain(&self) -> &[u8] {
+        match &self.plain {
+            Plain::None => &[],
+            Plain::Buffer(range) => &self.buffer[range.clone()],
+            Plain::Spare(range) => &self.spare[range.clone()],
+        }
+    }
+}
+
+impl Read for SealedSource {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.fill_buf()?.read(buffer)?;
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+impl BufRead for SealedSource {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.plain().is_empty() && !self.ended {
+            self.plain = Plain::None;
+            if !self.open_next()? {
+                self.receive()?;
+            }
+        }
+        if self.ended {
+            if self.socket.is_aborted() {
+                return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "aborted"));
+            }
+            self.other.ended.store(true, Ordering::Release);
+        }
+        Ok(self.plain())
+    }
+
+    fn consume(&mut self, n: usize) {
+        if let Plain::Buffer(range) | Plain::Spare(range) = &mut self.plain {
+            range.start = (range.start + n).min(range.end);
+        }
+    }
+}
+
+impl Source for SealedSource {
+    fn rest(&mut self) -> Option<Arc<Socket>> {
+        if self.start < self.end || !self.plain().is_empty() {
+            return None;
+        }
+        self.plain = Plain::None;
+        self.buffer = Vec::new();
+        self.spare = Vec::new();
+        (self.start, self.end) = (0, 0);
+        Some(self.socket.clone())
+    }
+}
+
+struct SealedSink {
+    socket: Arc<Socket>,
+    sealer: Sealer,
+    buffer: Vec<u8>,
+    packed: Vec<u8>,
+    policy: Policy,
+    rule: End,
+    other: Arc<Other>,
+}
+
+impl SealedSink {
+    /// Payload room in the buffer.
+    fn room(&self) -> usize {
+        self.buffer.len().saturating_sub(HEAD + TAIL)
+    }
+
+    fn send(&mut self, len: usize) -> io::Result<()> {
+        if self.policy.wants(len)
+            && let Some(frame) =
+                self.sealer.seal_packed(&mut self.buffer, Kind::Data, len, &mut self.packed).map_err(damage)?
+        {
+            self.policy.shrunk(len, frame.len());
+            return self.policy.timed(frame.len(), || self.socket.write_all(frame));
+        }
+        let n = self.sealer.seal_stored(&mut self.buffer, Kind::Data, 0, len).map_err(damage)?;
+        self.policy.shrunk(len, n);
+        let frame = &self.buffer[..n];
+        self.policy.timed(n, || self.socket.write_all(frame))
+    }
+}
+
+impl Sink for SealedSink {
+    fn take_from(&mut self, source: &mut dyn Source) -> Result<usize, Fault> {
+        if self.buffer.is_empty() {
+            self.buffer.resize(HEAD + ROOM_MIN + TAIL, 0);
+        }
+        let room = self.room();
+        let n = source.read(&mut self.buffer[HEAD..HEAD + room]).map_err(Fault::Source)?;
+        if n == 0 {
+            return Ok(0);
+        }
+        self.send(n).map_err(Fault::Sink)?;
+        if n == room && room < DATA_PAYLOAD_MAX {
+            self.buffer.resize(HEAD + (4 * room).min(DATA_PAYLOAD_MAX) + TAIL, 0);
+        }
+        Ok(n)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        match self.rule {
+            End::Fin => {
+                if self.socket.is_aborted() {
+                    return Err(io::ErrorKind::ConnectionAborted.into());
+                }
+                let mut fin = [0; HEAD + TAIL];
+                self.sealer.seal_stored(&mut fin, Kind::Data, FIN, 0).map_err(damage)?;
+                self.socket.write_all(&fin)
+            }
+            End::Tcp => {
+                self.outwait_other_direction();
+                self.socket.shutdown_write()
+            }
+        }
+    }
+
+    fn rest(&mut self) {
+        self.buffer = Vec::new();
+        self.packed = Vec::new();
+    }
+}
+
+impl SealedSink {
+    /// An original cuts the other direction 10 s after it sees ours end: so it is told only once
+    /// the other direction has nothing more to lose (PROTOCOL.md 9). Holds a worker meanwhile.
+    fn outwait_other_direction(&self) {
+        let mut seen = self.other.frames.load(Ordering::Relaxed);
+        let mut since = Instant::now();
+        while since.elapsed() < ORIGINAL_SILENCE
+            && !self.other.ended.load(Ordering::Acquire)
+            && !self.socket.is_aborted()
+        {
+            std::thread::sleep(SILENCE_SLICE);
+            let now = self.other.frames.load(Ordering::Relaxed);
+            if now != seen {
+                (seen, since) = (now, Instant::now());
+            }
+        }
+    }
+}
+
+/// Decides frame by frame whether to compress.
+///
+/// `Auto` compresses while two things hold: sending is slow (the link is the bottleneck, so the
+/// processor has time), and recent frames shrank. Each is looked at again from time to time.
+struct Policy {
+    mode: Compression,
+    /// Nanoseconds that sending a KiB has taken lately.
+    slowness: u64,
+    /// Frames to let pass before trying again after one that did not shrink.
+    skip: u32,
+    /// How many to skip the next time.
+    patience: u32,
+}
+
+impl Policy {
+    /// Frames below this are not worth the trouble, in bytes of payload.
+    const WORTH: usize = 256;
+    /// Sending slower than this counts as slow: 10 us per KiB is about 100 MB/s, where LZ4 on text
+    /// (0.6 GB/s for half the bytes) begins to win.
+    const SLOW: u64 = 10_000;
+    /// Most frames to skip between two tries.
+    const PATIENCE_MAX: u32 = 64;
+
+    fn new(mode: Compression) -> Self {
+        Self { mode, slowness: 0, skip: 0, patience: 1 }
+    }
+
+    fn wants(&mut self, len: usize) -> bool {
+        if len < Self::WORTH || self.mode == Compression::Off {
+            return false;
+        }
+        if self.mode == Compression::On {
+            return true;
+        }
+        if self.slowness < Self::SLOW {
+            return false;
+        }
+        if self.skip > 0 {
+            self.skip -= 1;
+            return false;
+        }
+        true
+    }
+
+    /// Learns what became of a frame.
+    fn shrunk(&mut self, len: usize, sent: usize) {
+        if self.mode != Compression::Auto || self.slowness < Self::SLOW || self.skip > 0 {
+            return;
+        }
+        if sent > len - len / 8 {
+            self.skip = self.patience;
+            self.patience = (self.patience * 2).min(Self::PATIENCE_MAX);
+        } else {
+            self.patience = 1;
+        }
+    }
+
+    fn timed(&mut self, bytes: usize, send: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        if self.mode != Compression::Auto {
+            return send();
+        }
+        let start = Instant::now();
+        send()?;
+        let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX >> 12);
+        let per_kib = nanos / (bytes as u64).div_ceil(1024);
+        self.slowness = (7 * self.slowness + per_kib) / 8;
+        Ok(())
+    }
+}

@@ -1,0 +1,290 @@
+//! One end of a conversation as plaintext: source, sink, abort.
+//!
+//! ```text
+//!            ┌ source: BufRead ──> bytes the peer sends us
+//!   Duplex ──┤ sink:   Sink    <── bytes we send the peer
+//!            └ abort:  Abort       end everything now
+//! ```
+//!
+//! The contract of every kind of duplex, held by the table in `tests/duplex_table.rs`:
+//!
+//! 1. `read` returns `Ok(0)` only for an end the peer *meant* (FIN frame, TCP FIN on a local
+//!    socket). A cut is `UnexpectedEof` or `ConnectionReset`; tampering is `InvalidData`.
+//! 2. [`Sink::finish`] sends that end in our direction; the other direction stays open.
+//! 3. [`Abort::abort`] may be called from any thread, any number of times, and it is *sticky*: the
+//!    mark is set before any socket is touched. A source that wakes under the mark says
+//!    `ConnectionAborted`, never `Ok(0)`; a sink under the mark refuses `finish`.
+//! 4. The halves may live on different threads. No lock is held across a system call.
+//! 5. Any error is final for the whole duplex, with one exception: `WouldBlock` from a source says
+//!    that nothing has come for [`REST_AFTER`], and asking again is right.
+//!
+//! Buffers are lent so that no byte is copied inside the process: a source that holds plaintext
+//! lends it (`fill_buf`), a sink that needs the bytes in a buffer of its own lets the source read
+//! straight into it ([`Sink::take_from`] chooses).
+
+use std::fmt;
+use std::io::{self, BufRead, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use socket2::SockRef;
+
+/// Performance: how long a direction must be silent before it gives its thread back. Long enough
+/// that a conversation with pauses keeps its worker, short enough that thousands of idle
+/// connections hold none.
+pub const REST_AFTER: Duration = Duration::from_millis(100);
+
+/// Performance: how often a blocked write looks at the abort mark. Nothing but closing wakes a
+/// blocked write without also announcing an orderly end to the peer, so it has to look.
+const WRITE_SLICE: Duration = Duration::from_millis(250);
+
+/// Performance: what a plain source reads at once when it has to lend its own buffer, in bytes.
+const LEND: usize = 64 * 1024;
+
+/// Where plaintext comes from. Reading follows clauses 1, 3 and 5.
+pub trait Source: BufRead + Send {
+    /// Gives buffers back and names the socket whose readiness is worth waiting for; `None` while
+    /// plaintext or part of a frame is in hand, or when there is no such socket.
+    fn rest(&mut self) -> Option<Arc<Socket>> {
+        None
+    }
+}
+
+impl Source for &[u8] {}
+impl<T: AsRef<[u8]> + Send> Source for io::Cursor<T> {}
+
+/// Which half of a pump failed.
+#[derive(Debug)]
+pub enum Fault {
+    /// Reading failed.
+    Source(io::Error),
+    /// Writing failed.
+    Sink(io::Error),
+}
+
+impl Fault {
+    /// The error, whichever half it struck.
+    pub fn error(&self) -> &io::Error {
+        match self {
+            Self::Source(e) | Self::Sink(e) => e,
+        }
+    }
+}
+
+/// Where plaintext goes.
+pub trait Sink: Send {
+    /// Moves the next bytes of `source` to the peer, all that one read gives. `Ok(0)`: the source is
+    /// at its end and nothing was sent.
+    fn take_from(&mut self, source: &mut dyn Source) -> Result<usize, Fault>;
+
+    /// Announces the end of our direction (clause 2).
+    fn finish(&mut self) -> io::Result<()>;
+
+    /// Gives buffers back; nothing has been taken for a while.
+    fn rest(&mut self) {}
+}
+
+/// Ends a conversation at once, from any thread (clause 3).
+pub trait Abortable: Send + Sync {
+    /// Sets the mark, then wakes whoever waits.
+    fn abort(&self);
+}
+
+/// A handle to abort with. Cheap to clone.
+pub type Abort = Arc<dyn Abortable>;
+
+/// One end of a conversation as plaintext.
+pub struct Duplex {
+    /// What the peer sends us.
+    pub source: Box<dyn Source>,
+    /// What we send the peer.
+    pub sink: Box<dyn Sink>,
+    /// Ends it now.
+    pub abort: Abort,
+}
+
+impl fmt::Debug for Duplex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Duplex")
+    }
+}
+
+/// A blocking TCP socket shared by the halves of a duplex, with the sticky abort mark.
+///
+/// One descriptor serves both halves: std reads and writes through a shared reference.
+pub struct Socket {
+    stream: TcpStream,
+    aborted: AtomicBool,
+}
+
+impl Socket {
+    /// Takes a connected stream and makes it blocking, without Nagle's delay, with reads that give
+    /// up (`WouldBlock`) after [`REST_AFTER`].
+    pub fn new(stream: TcpStream) -> io::Result<Arc<Self>> {
+        stream.set_nonblocking(false)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(REST_AFTER))?;
+        // Windows calls a socket whose send timed out indeterminate, so there only abort wakes it.
+        #[cfg(unix)]
+        stream.set_write_timeout(Some(WRITE_SLICE))?;
+        #[cfg(not(unix))]
+        let _ = WRITE_SLICE;
+        Ok(Arc::new(Self { stream, aborted: AtomicBool::new(false) }))
+    }
+
+    /// The stream, for registering it with a poller.
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Whether the abort mark is set.
+    pub fn is_aborted(&self) -> bool {
+        self.aborted.load(Ordering::Acquire)
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.is_aborted() { Err(aborted()) } else { Ok(()) }
+    }
+
+    /// One read. `Ok(0)` is the peer's FIN.
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let result = (&self.stream).read(buffer);
+            // The mark first: abort wakes a blocked read with what looks like an orderly end.
+            self.check()?;
+            match result {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // Unix says WouldBlock and Windows TimedOut for the same thing.
+                Err(e) if is_pause(&e) => return Err(io::ErrorKind::WouldBlock.into()),
+                other => return other,
+            }
+        }
+    }
+
+    /// Writes everything, however long the peer takes.
+    pub fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            self.check()?;
+            match (&self.stream).write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => bytes = &bytes[n..],
+                Err(e) if e.kind() == io::ErrorKind::Interrupted || is_pause(&e) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a FIN; the other direction stays open. Refused under the mark.
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        self.check()?;
+        match self.stream.shutdown(Shutdown::Write) {
+            // The peer has closed everything already: it knows all that we could tell.
+            Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(()),
+            other => other,
+        }
+    }
+}
+
+fn is_pause(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+fn aborted() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "aborted")
+}
+
+impl Abortable for Socket {
+    fn abort(&self) {
+        if self.aborted.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        // A reset instead of a FIN when the last holder closes it: the far application must be able
+        // to tell a cut from an end. Errors mean that the connection is gone already.
+        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        // Wakes a blocked read. Only the reading side: shutting the writing side would send a FIN.
+        let _ = self.stream.shutdown(Shutdown::Read);
+        #[cfg(windows)]
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+/// Resets a connection that never became part of a pair.
+pub fn reset(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+/// A plain TCP connection as a duplex: the external connection, or the local service.
+pub fn tcp(stream: TcpStream) -> io::Result<Duplex> {
+    let socket = Socket::new(stream)?;
+    Ok(Duplex {
+        source: Box::new(TcpSource { socket: socket.clone(), buffer: Vec::new(), start: 0, end: 0 }),
+        sink: Box::new(TcpSink { socket: socket.clone() }),
+        abort: socket,
+    })
+}
+
+struct TcpSource {
+    socket: Arc<Socket>,
+    /// Only for sinks that want to be lent bytes; a sealing sink reads past it.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Read for TcpSource {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.start == self.end {
+            return self.socket.read(buffer);
+        }
+        let n = (&self.buffer[self.start..self.end]).read(buffer)?;
+        self.start += n;
+        Ok(n)
+    }
+}
+
+impl BufRead for TcpSource {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.start == self.end {
+            self.buffer.resize(LEND, 0);
+            (self.start, self.end) = (0, 0);
+            self.end = self.socket.read(&mut self.buffer)?;
+        }
+        Ok(&self.buffer[self.start..self.end])
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.start = (self.start + n).min(self.end);
+    }
+}
+
+impl Source for TcpSource {
+    fn rest(&mut self) -> Option<Arc<Socket>> {
+        if self.start < self.end {
+            return None;
+        }
+        self.buffer = Vec::new();
+        (self.start, self.end) = (0, 0);
+        Some(self.socket.clone())
+    }
+}
+
+struct TcpSink {
+    socket: Arc<Socket>,
+}
+
+impl Sink for TcpSink {
+    fn take_from(&mut self, source: &mut dyn Source) -> Result<usize, Fault> {
+        let bytes = source.fill_buf().map_err(Fault::Source)?;
+        let n = bytes.len();
+        self.socket.write_all(bytes).map_err(Fault::Sink)?;
+        source.consume(n);
+        Ok(n)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.socket.shutdown_write()
+    }
+}
