@@ -131,7 +131,10 @@ impl Socket {
         stream.set_write_timeout(Some(WRITE_SLICE))?;
         #[cfg(not(unix))]
         let _ = WRITE_SLICE;
-        Ok(Arc::new(Self { stream, aborted: AtomicBool::new(false) }))
+        Ok(Arc::new(Self {
+            stream,
+            aborted: AtomicBool::new(false),
+        }))
     }
 
     /// The stream, for registering it with a poller.
@@ -145,7 +148,11 @@ impl Socket {
     }
 
     fn check(&self) -> io::Result<()> {
-        if self.is_aborted() { Err(aborted()) } else { Ok(()) }
+        if self.is_aborted() {
+            Err(aborted())
+        } else {
+            Ok(())
+        }
     }
 
     /// One read. `Ok(0)` is the peer's FIN.
@@ -189,7 +196,10 @@ impl Socket {
 }
 
 fn is_pause(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+    matches!(
+        e.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
 }
 
 fn aborted() -> io::Error {
@@ -220,8 +230,15 @@ pub fn reset(stream: &TcpStream) {
 pub fn tcp(stream: TcpStream) -> io::Result<Duplex> {
     let socket = Socket::new(stream)?;
     Ok(Duplex {
-        source: Box::new(TcpSource { socket: socket.clone(), buffer: Vec::new(), start: 0, end: 0 }),
-        sink: Box::new(TcpSink { socket: socket.clone() }),
+        source: Box::new(TcpSource {
+            socket: socket.clone(),
+            buffer: Vec::new(),
+            start: 0,
+            end: 0,
+        }),
+        sink: Box::new(TcpSink {
+            socket: socket.clone(),
+        }),
         abort: socket,
     })
 }

@@ -24,7 +24,10 @@ pub struct Slots<T> {
 impl<T> Slots<T> {
     /// An empty table whose first token is `first`; below it are the caller's fixed tokens.
     pub fn new(first: usize) -> Self {
-        Self { next: first, map: HashMap::new() }
+        Self {
+            next: first,
+            map: HashMap::new(),
+        }
     }
 
     /// The token that the next [`insert`](Self::insert) will use.
@@ -75,7 +78,10 @@ pub struct Deadlines<T> {
 
 impl<T> Default for Deadlines<T> {
     fn default() -> Self {
-        Self { queue: BTreeMap::new(), count: 0 }
+        Self {
+            queue: BTreeMap::new(),
+            count: 0,
+        }
     }
 }
 
@@ -98,7 +104,10 @@ impl<T> Deadlines<T> {
 
     /// How long a poll may wait at `now`.
     pub fn wait(&self, now: Instant) -> Option<Duration> {
-        self.queue.keys().next().map(|(when, _)| when.saturating_duration_since(now))
+        self.queue
+            .keys()
+            .next()
+            .map(|(when, _)| when.saturating_duration_since(now))
     }
 
     /// The next deadline that has passed at `now`.
@@ -126,7 +135,10 @@ pub struct Inbox<T> {
 
 impl<T> Clone for Inbox<T> {
     fn clone(&self) -> Self {
-        Self { sender: self.sender.clone(), waker: self.waker.clone() }
+        Self {
+            sender: self.sender.clone(),
+            waker: self.waker.clone(),
+        }
     }
 }
 

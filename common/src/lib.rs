@@ -4,4 +4,7 @@ pub mod channel;
 pub mod duplex;
 pub mod evloop;
 pub mod id;
+pub mod metrics;
+pub mod pool;
+pub mod relay;
 pub mod wire;

@@ -129,15 +129,24 @@ impl SealedSource {
     /// Opens the next whole frame in the buffer. `false`: more bytes are needed.
     fn open_next(&mut self) -> io::Result<bool> {
         let pending = &self.buffer[self.start..self.end];
-        let Some(len) = frame::frame_len(pending, CIPHERTEXT_MAX).map_err(damage)? else { return Ok(false) };
+        let Some(len) = frame::frame_len(pending, CIPHERTEXT_MAX).map_err(damage)? else {
+            return Ok(false);
+        };
         if pending.len() < LEN_LEN + len {
             return Ok(false);
         }
         let at = self.start + LEN_LEN;
         self.start = at + len;
         let body = &mut self.buffer[at..at + len];
-        let (message, plain) = match self.opener.open(body, &mut self.spare, MESSAGE_MAX).map_err(damage)? {
-            Opened::InPlace(r) => (&body[r.clone()], Plain::Buffer(at + r.start + MESSAGE_HEAD..at + r.end)),
+        let (message, plain) = match self
+            .opener
+            .open(body, &mut self.spare, MESSAGE_MAX)
+            .map_err(damage)?
+        {
+            Opened::InPlace(r) => (
+                &body[r.clone()],
+                Plain::Buffer(at + r.start + MESSAGE_HEAD..at + r.end),
+            ),
             Opened::Spare(len) => (&self.spare[..len], Plain::Spare(MESSAGE_HEAD..len)),
         };
         self.other.frames.fetch_add(1, Ordering::Relaxed);
@@ -154,7 +163,11 @@ impl SealedSource {
             (kind, true) if kind == Kind::Data as u8 => self.ended = fin,
             (kind, false) if kind == Kind::Data as u8 && !fin => self.plain = plain,
             (kind, _) if kind == Kind::CloseTunnel as u8 && original => self.ended = true,
-            (kind, _) => return Err(damage(format_args!("unexpected frame of type {kind} on a data channel"))),
+            (kind, _) => {
+                return Err(damage(format_args!(
+                    "unexpected frame of type {kind} on a data channel"
+                )));
+            }
         }
         if self.ended && !original && self.start < self.end {
             return Err(damage("bytes after the end of the direction"));
@@ -178,7 +191,12 @@ impl SealedSource {
         }
         match self.socket.read(&mut self.buffer[pending..wanted])? {
             0 if self.rule == End::Tcp && pending == 0 => self.ended = true,
-            0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the data channel was cut")),
+            0 => {
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the data channel was cut",
+                ));
+            }
             n => self.end += n,
         }
         Ok(())
@@ -256,13 +274,20 @@ impl SealedSink {
 
     fn send(&mut self, len: usize) -> io::Result<()> {
         if self.policy.wants(len)
-            && let Some(frame) =
-                self.sealer.seal_packed(&mut self.buffer, Kind::Data, len, &mut self.packed).map_err(damage)?
+            && let Some(frame) = self
+                .sealer
+                .seal_packed(&mut self.buffer, Kind::Data, len, &mut self.packed)
+                .map_err(damage)?
         {
             self.policy.shrunk(len, frame.len());
-            return self.policy.timed(frame.len(), || self.socket.write_all(frame));
+            return self
+                .policy
+                .timed(frame.len(), || self.socket.write_all(frame));
         }
-        let n = self.sealer.seal_stored(&mut self.buffer, Kind::Data, 0, len).map_err(damage)?;
+        let n = self
+            .sealer
+            .seal_stored(&mut self.buffer, Kind::Data, 0, len)
+            .map_err(damage)?;
         self.policy.shrunk(len, n);
         let frame = &self.buffer[..n];
         self.policy.timed(n, || self.socket.write_all(frame))
@@ -275,13 +300,16 @@ impl Sink for SealedSink {
             self.buffer.resize(HEAD + ROOM_MIN + TAIL, 0);
         }
         let room = self.room();
-        let n = source.read(&mut self.buffer[HEAD..HEAD + room]).map_err(Fault::Source)?;
+        let n = source
+            .read(&mut self.buffer[HEAD..HEAD + room])
+            .map_err(Fault::Source)?;
         if n == 0 {
             return Ok(0);
         }
         self.send(n).map_err(Fault::Sink)?;
         if n == room && room < DATA_PAYLOAD_MAX {
-            self.buffer.resize(HEAD + (4 * room).min(DATA_PAYLOAD_MAX) + TAIL, 0);
+            self.buffer
+                .resize(HEAD + (4 * room).min(DATA_PAYLOAD_MAX) + TAIL, 0);
         }
         Ok(n)
     }
@@ -293,7 +321,9 @@ impl Sink for SealedSink {
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }
                 let mut fin = [0; HEAD + TAIL];
-                self.sealer.seal_stored(&mut fin, Kind::Data, FIN, 0).map_err(damage)?;
+                self.sealer
+                    .seal_stored(&mut fin, Kind::Data, FIN, 0)
+                    .map_err(damage)?;
                 self.socket.write_all(&fin)
             }
             End::Tcp => {
@@ -352,7 +382,12 @@ impl Policy {
     const PATIENCE_MAX: u32 = 64;
 
     fn new(mode: Compression) -> Self {
-        Self { mode, slowness: 0, skip: 0, patience: 1 }
+        Self {
+            mode,
+            slowness: 0,
+            skip: 0,
+            patience: 1,
+        }
     }
 
     fn wants(&mut self, len: usize) -> bool {

@@ -1,0 +1,203 @@
+//! Counters: what passed, what lives, what was refused and why.
+//!
+//! ```text
+//! relay ── add bytes ──> Traffic (per tunnel) ──┐
+//! loop  ── refuse ─────> Refusals             ──┴─> snapshots for logs, status, GUI
+//! ```
+//!
+//! Counters are relaxed atomics: each is exact, a snapshot across several is not one instant.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Which way bytes go, named from the middle of the path in every job, log line and counter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// External connection to local service.
+    ToService,
+    /// Local service to external connection.
+    FromService,
+}
+
+/// Bytes and connections of one tunnel, or of everything.
+#[derive(Default, Debug)]
+pub struct Traffic {
+    to_service: AtomicU64,
+    from_service: AtomicU64,
+    live: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Traffic {
+    /// Counts `n` bytes.
+    pub fn add(&self, direction: Direction, n: usize) {
+        let counter = match direction {
+            Direction::ToService => &self.to_service,
+            Direction::FromService => &self.from_service,
+        };
+        counter.fetch_add(n as u64, Ordering::Relaxed);
+    }
+
+    /// Counts a pair that begins.
+    pub fn begin(&self) {
+        self.live.fetch_add(1, Ordering::Relaxed);
+        self.total.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a pair that has ended.
+    pub fn end(&self) {
+        self.live.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The counters now.
+    pub fn snapshot(&self) -> TrafficSnapshot {
+        TrafficSnapshot {
+            to_service: self.to_service.load(Ordering::Relaxed),
+            from_service: self.from_service.load(Ordering::Relaxed),
+            live: self.live.load(Ordering::Relaxed),
+            total: self.total.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// [`Traffic`] at one moment.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct TrafficSnapshot {
+    /// Bytes to the local service.
+    pub to_service: u64,
+    /// Bytes from the local service.
+    pub from_service: u64,
+    /// Pairs alive.
+    pub live: u64,
+    /// Pairs ever.
+    pub total: u64,
+}
+
+impl fmt::Display for TrafficSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "connections={} live={} to_service={} from_service={}",
+            self.total, self.live, self.to_service, self.from_service
+        )
+    }
+}
+
+/// Why an external connection was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// Too many external connections wait to be claimed.
+    Waiting,
+    /// Too many pairs run.
+    Pairs,
+    /// Nobody came for it within the pairing deadline.
+    Unclaimed,
+    /// The client refused it: local service dead, tunnel not enabled.
+    ByClient,
+    /// The system gave no thread or descriptor.
+    Resources,
+    /// Its session or tunnel ended first.
+    SessionEnded,
+}
+
+impl Refusal {
+    /// All reasons, in the order of their counters.
+    pub const ALL: [Self; 6] = [
+        Self::Waiting,
+        Self::Pairs,
+        Self::Unclaimed,
+        Self::ByClient,
+        Self::Resources,
+        Self::SessionEnded,
+    ];
+
+    /// The name in logs and snapshots.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "too_many_waiting",
+            Self::Pairs => "too_many_pairs",
+            Self::Unclaimed => "unclaimed",
+            Self::ByClient => "refused_by_client",
+            Self::Resources => "no_resources",
+            Self::SessionEnded => "session_ended",
+        }
+    }
+}
+
+/// Refused external connections by reason.
+#[derive(Default, Debug)]
+pub struct Refusals([AtomicU64; Refusal::ALL.len()]);
+
+impl Refusals {
+    /// Counts one.
+    pub fn add(&self, reason: Refusal) {
+        self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many for this reason.
+    pub fn of(&self, reason: Refusal) -> u64 {
+        self.0[reason as usize].load(Ordering::Relaxed)
+    }
+
+    /// How many in all.
+    pub fn total(&self) -> u64 {
+        Refusal::ALL.iter().map(|&reason| self.of(reason)).sum()
+    }
+}
+
+impl fmt::Display for Refusals {
+    /// `refused=N`, and the reasons that occurred.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "refused={}", self.total())?;
+        for reason in Refusal::ALL {
+            let n = self.of(reason);
+            if n > 0 {
+                write!(f, " {}={n}", reason.name())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_counted_by_reason() {
+        let refusals = Refusals::default();
+        for (i, reason) in Refusal::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, i);
+            for _ in 0..=i {
+                refusals.add(reason);
+            }
+        }
+        assert_eq!(refusals.of(Refusal::ByClient), 4);
+        assert_eq!(refusals.total(), 21);
+        assert!(
+            refusals
+                .to_string()
+                .starts_with("refused=21 too_many_waiting=1 too_many_pairs=2")
+        );
+    }
+
+    #[test]
+    fn traffic_counts_both_directions_and_lives() {
+        let traffic = Traffic::default();
+        traffic.begin();
+        traffic.begin();
+        traffic.end();
+        traffic.add(Direction::ToService, 5);
+        traffic.add(Direction::FromService, 7);
+        let now = traffic.snapshot();
+        assert_eq!(
+            now,
+            TrafficSnapshot {
+                to_service: 5,
+                from_service: 7,
+                live: 1,
+                total: 2
+            }
+        );
+    }
+}

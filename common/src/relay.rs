@@ -1,0 +1,264 @@
+//! Two duplexes that belong together, and the two pumps that join them.
+//!
+//! ```text
+//!  external  source ─ pump to_service ──> sink    data channel
+//!            sink  <── pump from_service ─ source  (or, in the client, local service)
+//! ```
+//!
+//! A pump runs on a worker while bytes flow. It returns when its direction has ended, has failed,
+//! or has been silent long enough to *rest*: then the pool keeps it, without thread or buffers,
+//! until its socket is readable again.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::duplex::{Abort, Duplex, Fault, Sink, Socket, Source};
+use crate::metrics::{Direction, Traffic};
+
+/// Which end of a pair.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// The end towards the external connection: on the server the external connection itself, on the
+    /// client the data channel.
+    External,
+    /// The end towards the local service: on the server the data channel, on the client the service.
+    Service,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::External => "external",
+            Self::Service => "service",
+        })
+    }
+}
+
+/// How a pair ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Why {
+    /// Both directions ended as their peers meant; this side ended first.
+    Finished(Side),
+    /// This side was cut, reset or damaged.
+    Failed(Side, io::ErrorKind, String),
+    /// We ended it: shutdown, or its key was revoked.
+    Aborted,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Finished(side) => write!(f, "finished by={side}"),
+            Self::Failed(side, _, what) => write!(f, "failed by={side} error={what:?}"),
+            Self::Aborted => f.write_str("aborted by=us"),
+        }
+    }
+}
+
+/// What a pair was, once it is over.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// Bytes that reached the service side.
+    pub to_service: u64,
+    /// Bytes that reached the external side.
+    pub from_service: u64,
+    /// From the joining to the end of both directions.
+    pub duration: Duration,
+    /// How it ended.
+    pub why: Why,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "duration={:.3}s to_service={} from_service={} {}",
+            self.duration.as_secs_f64(),
+            self.to_service,
+            self.from_service,
+            self.why
+        )
+    }
+}
+
+type OnEnd = Box<dyn FnOnce(Ended) + Send>;
+
+/// What both pumps of a pair share.
+pub(crate) struct Pair {
+    aborts: [Abort; 2],
+    traffic: Arc<Traffic>,
+    moved: [AtomicU64; 2],
+    running: AtomicUsize,
+    started: Instant,
+    verdict: Mutex<Verdict>,
+    on_end: Mutex<Option<OnEnd>>,
+}
+
+#[derive(Default)]
+struct Verdict {
+    /// Which side's direction ended first, in an orderly way.
+    first: Option<Side>,
+    /// The first thing that went wrong; it wins.
+    failure: Option<Why>,
+}
+
+impl Pair {
+    fn verdict(&self) -> std::sync::MutexGuard<'_, Verdict> {
+        // Nothing that can panic runs under this lock.
+        self.verdict.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends both directions now.
+    pub(crate) fn abort(&self) {
+        self.verdict().failure.get_or_insert(Why::Aborted);
+        self.abort_duplexes();
+    }
+
+    fn abort_duplexes(&self) {
+        for abort in &self.aborts {
+            abort.abort();
+        }
+    }
+
+    /// One direction is over. The last one tells.
+    fn leave(&self) {
+        if self.running.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        self.traffic.end();
+        let why = {
+            let mut verdict = self.verdict();
+            let first = verdict.first.unwrap_or(Side::External);
+            verdict.failure.take().unwrap_or(Why::Finished(first))
+        };
+        let on_end = self
+            .on_end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(on_end) = on_end {
+            on_end(Ended {
+                to_service: self.moved[0].load(Ordering::Relaxed),
+                from_service: self.moved[1].load(Ordering::Relaxed),
+                duration: self.started.elapsed(),
+                why,
+            });
+        }
+    }
+}
+
+/// What a pump came back with.
+pub(crate) enum Outcome {
+    /// The direction is over, one way or the other; the pair knows.
+    Over,
+    /// Silent: run the pump again when this socket is readable.
+    Rest(Pump, Arc<Socket>),
+}
+
+/// One direction of a pair.
+pub(crate) struct Pump {
+    source: Box<dyn Source>,
+    sink: Box<dyn Sink>,
+    direction: Direction,
+    pair: Arc<Pair>,
+}
+
+/// Joins two duplexes. The pair's two pumps have to be run, each on a worker, until they are over;
+/// `on_end` is called by the one that is over last.
+pub(crate) fn join(
+    external: Duplex,
+    service: Duplex,
+    traffic: Arc<Traffic>,
+    on_end: OnEnd,
+) -> (Arc<Pair>, [Pump; 2]) {
+    traffic.begin();
+    let pair = Arc::new(Pair {
+        aborts: [external.abort, service.abort],
+        traffic,
+        moved: [AtomicU64::new(0), AtomicU64::new(0)],
+        running: AtomicUsize::new(2),
+        started: Instant::now(),
+        verdict: Mutex::default(),
+        on_end: Mutex::new(Some(on_end)),
+    });
+    let to_service = Pump {
+        source: external.source,
+        sink: service.sink,
+        direction: Direction::ToService,
+        pair: pair.clone(),
+    };
+    let from_service = Pump {
+        source: service.source,
+        sink: external.sink,
+        direction: Direction::FromService,
+        pair: pair.clone(),
+    };
+    (pair, [to_service, from_service])
+}
+
+impl Pump {
+    /// Moves bytes until the direction ends, fails or falls silent.
+    pub(crate) fn run(mut self) -> Outcome {
+        let moved = &self.pair.moved[self.direction as usize];
+        loop {
+            match self.sink.take_from(&mut *self.source) {
+                Ok(0) => break,
+                Ok(n) => {
+                    moved.fetch_add(n as u64, Ordering::Relaxed);
+                    self.pair.traffic.add(self.direction, n);
+                }
+                Err(Fault::Source(e)) if e.kind() == io::ErrorKind::WouldBlock => {
+                    if let Some(socket) = self.source.rest() {
+                        self.sink.rest();
+                        return Outcome::Rest(self, socket);
+                    }
+                }
+                Err(fault) => {
+                    self.fail(&fault);
+                    return Outcome::Over;
+                }
+            }
+        }
+        self.pair.verdict().first.get_or_insert(self.from());
+        if let Err(e) = self.sink.finish() {
+            self.fail(&Fault::Sink(e));
+        }
+        Outcome::Over
+    }
+
+    /// The side that this direction comes from.
+    fn from(&self) -> Side {
+        match self.direction {
+            Direction::ToService => Side::External,
+            Direction::FromService => Side::Service,
+        }
+    }
+
+    /// Something broke: the whole pair goes, so that neither side takes half for all.
+    pub(crate) fn fail(&self, fault: &Fault) {
+        let side = match (fault, self.from()) {
+            (Fault::Source(_), side) => side,
+            (Fault::Sink(_), Side::External) => Side::Service,
+            (Fault::Sink(_), Side::Service) => Side::External,
+        };
+        let error = fault.error();
+        self.pair
+            .verdict()
+            .failure
+            .get_or_insert_with(|| Why::Failed(side, error.kind(), error.to_string()));
+        self.pair.abort_duplexes();
+    }
+}
+
+impl Drop for Pump {
+    /// However a pump goes, by its end, a panic in a worker or a pool that is gone, the pair hears of it.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.pair.abort();
+        }
+        self.pair.leave();
+    }
+}
