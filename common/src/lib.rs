@@ -1,1 +1,4 @@
 //! What the MiniTCPTunnel programs share.
+
+pub mod backoff;
+pub mod exit;
