@@ -1,4 +1,5 @@
 //! What the MiniTCPTunnel programs share.
 
 pub mod backoff;
+pub mod dial;
 pub mod exit;
