@@ -3,3 +3,4 @@
 pub mod backoff;
 pub mod dial;
 pub mod exit;
+pub mod log;
