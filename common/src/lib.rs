@@ -1,9 +1,15 @@
 //! What the MiniTCPTunnel programs share. `common/README.md` draws the rooms and the arrows.
 
+pub mod backoff;
 pub mod channel;
+pub mod dial;
 pub mod duplex;
 pub mod evloop;
+pub mod exit;
+pub mod files;
 pub mod id;
+pub mod identity;
+pub mod log;
 pub mod metrics;
 pub mod pool;
 pub mod relay;

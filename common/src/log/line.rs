@@ -1,0 +1,377 @@
+//! One record, one line, nothing in it that could pretend to be another.
+
+use std::fmt::{self, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ::log::Level;
+
+/// The longest text of one record, in bytes. Semantics: what is beyond it is cut, and the line says so.
+pub(super) const MAX_TEXT: usize = 8 * 1024;
+
+/// The line for a record, with its line end.
+pub(super) fn render(
+    when: SystemTime,
+    level: Level,
+    target: &str,
+    text: fmt::Arguments<'_>,
+    colour: bool,
+) -> String {
+    let mut line = String::with_capacity(128);
+    push_time(&mut line, when);
+    line.push(' ');
+    if colour {
+        let sequence = match level {
+            Level::Error => "\x1b[1;31m",
+            Level::Warn => "\x1b[33m",
+            Level::Info => "\x1b[32m",
+            Level::Debug => "\x1b[34m",
+            Level::Trace => "\x1b[2m",
+        };
+        line.push_str(sequence);
+    }
+    // The padding is inside the colour: columns line up with and without.
+    push(&mut line, format_args!("{:<5}", level.as_str()));
+    if colour {
+        line.push_str("\x1b[0m");
+    }
+    line.push(' ');
+    let mut safe = Escaper {
+        line,
+        room: MAX_TEXT,
+        cut: 0,
+    };
+    // Neither write fails by itself. A value whose Display fails leaves its line short, which is visible.
+    let _ = write!(safe, "{}: ", short_target(target));
+    let _ = safe.write_fmt(text);
+    let Escaper { mut line, cut, .. } = safe;
+    if cut > 0 {
+        push(&mut line, format_args!("... [{cut} more bytes]"));
+    }
+    line.push('\n');
+    line
+}
+
+/// The module path without what all of ours share: `minitcptunnel_` goes, and so does the common crate's name
+/// unless it is all there is. Targets of others stay as they are.
+pub(super) fn short_target(target: &str) -> &str {
+    match target.strip_prefix("minitcptunnel_") {
+        Some(ours) => ours.strip_prefix("common::").unwrap_or(ours),
+        None => target,
+    }
+}
+
+/// Writing to a `String` cannot fail.
+fn push(line: &mut String, text: fmt::Arguments<'_>) {
+    let _ = line.write_fmt(text);
+}
+
+/// Passes text on to a line, harmful characters spelled out, up to a limit.
+struct Escaper {
+    line: String,
+    /// Bytes that may still be written.
+    room: usize,
+    /// Bytes of input left out.
+    cut: usize,
+}
+
+impl Write for Escaper {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            let before = self.line.len();
+            // Once something is cut, all that follows is: a text with holes would mislead.
+            if self.cut > 0 {
+                self.cut += character.len_utf8();
+                continue;
+            }
+            match character {
+                '\n' => self.line.push_str("\\n"),
+                '\r' => self.line.push_str("\\r"),
+                '\t' => self.line.push_str("\\t"),
+                _ if is_harmful(character) => push(
+                    &mut self.line,
+                    format_args!("{}", character.escape_unicode()),
+                ),
+                _ => self.line.push(character),
+            }
+            let written = self.line.len() - before;
+            match self.room.checked_sub(written) {
+                Some(room) => self.room = room,
+                None => {
+                    self.line.truncate(before);
+                    self.cut = character.len_utf8();
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Characters that end lines, drive terminals, or make a reader see something else than what is there.
+fn is_harmful(character: char) -> bool {
+    // C0, DEL and C1: line ends, escape sequences, the one-byte CSI of C1.
+    character.is_control()
+        || matches!(
+            character,
+            // Soft hyphen, invisible.
+            '\u{ad}'
+            // Marks, embeddings, overrides and isolates of writing direction.
+            | '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{206f}'
+            // Spaces and joiners of no width, and invisible operators.
+            | '\u{180e}' | '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{2065}' | '\u{feff}'
+            // Line and paragraph separators: line ends to some readers.
+            | '\u{2028}' | '\u{2029}'
+            // Annotations and tags, invisible.
+            | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+/// `2026-01-05T12:00:00.123Z`.
+fn push_time(line: &mut String, when: SystemTime) {
+    const DAY: i64 = 24 * 3600 * 1000;
+    // Milliseconds from 1970, rounded towards the past. A machine whose clock was never set may well be before.
+    let millis = match when.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
+        Err(error) => {
+            let before = error.duration().as_nanos().div_ceil(1_000_000);
+            i64::try_from(before).map_or(i64::MIN, |before| -before)
+        }
+    };
+    let (year, month, day) = civil(millis.div_euclid(DAY));
+    let rest = millis.rem_euclid(DAY);
+    let (seconds, millis) = (rest / 1000, rest % 1000);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    push(
+        line,
+        format_args!(
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z"
+        ),
+    );
+}
+
+/// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar.
+///
+/// Years are taken to begin in March, so that the leap day is a year's last day and every other rule is a plain
+/// division: 400 years always have the same number of days, as have 100 years (except the last of the four,
+/// which has one more), 4 years (except that the last may lack one), and 1 year (except the last of the four).
+fn civil(days: i64) -> (i64, i64, i64) {
+    const YEAR: i64 = 365;
+    const FOUR_YEARS: i64 = 4 * YEAR + 1;
+    const CENTURY: i64 = 25 * FOUR_YEARS - 1;
+    const FOUR_CENTURIES: i64 = 4 * CENTURY + 1;
+    /// Days from 0000-03-01 to 1970-01-01.
+    const TO_1970: i64 = 719_468;
+
+    let days = days + TO_1970;
+    let cycle = days.div_euclid(FOUR_CENTURIES);
+    let mut rest = days.rem_euclid(FOUR_CENTURIES);
+    // The last century of a cycle, and the last year of four, are a day longer: that day must not count as a fifth.
+    let century = (rest / CENTURY).min(3);
+    rest -= century * CENTURY;
+    let fours = rest / FOUR_YEARS;
+    rest -= fours * FOUR_YEARS;
+    let years = (rest / YEAR).min(3);
+    rest -= years * YEAR;
+
+    // From March on, five months have 153 days: 31, 30, 31, 30, 31, and again.
+    let from_march = (5 * rest + 2) / 153;
+    let day = rest - (153 * from_march + 2) / 5 + 1;
+    // January and February belong to the year that began in the March before.
+    let (month, carry) = if from_march < 10 {
+        (from_march + 3, 0)
+    } else {
+        (from_march - 9, 1)
+    };
+    let year = 400 * cycle + 100 * century + 4 * fours + years + carry;
+    (year, month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn time(millis: u64) -> String {
+        let mut line = String::new();
+        push_time(&mut line, UNIX_EPOCH + Duration::from_millis(millis));
+        line
+    }
+
+    /// Values from `date --utc --date=@N`.
+    #[test]
+    fn known_times() {
+        let table = [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399_999, "2000-02-28T23:59:59.999Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (951_868_800_000, "2000-03-01T00:00:00.000Z"),
+            (1_234_567_890_007, "2009-02-13T23:31:30.007Z"),
+            (1_767_614_400_123, "2026-01-05T12:00:00.123Z"),
+            (1_709_251_199_000, "2024-02-29T23:59:59.000Z"),
+            (4_107_542_399_000, "2100-02-28T23:59:59.000Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+            (253_402_300_799_999, "9999-12-31T23:59:59.999Z"),
+        ];
+        for (millis, text) in table {
+            assert_eq!(time(millis), text);
+        }
+    }
+
+    #[test]
+    fn times_before_1970_and_after_the_end() {
+        let mut line = String::new();
+        push_time(&mut line, UNIX_EPOCH - Duration::from_micros(500));
+        assert_eq!(line, "1969-12-31T23:59:59.999Z");
+        line.clear();
+        push_time(&mut line, UNIX_EPOCH - Duration::from_secs(86_400));
+        assert_eq!(line, "1969-12-31T00:00:00.000Z");
+        // Nothing the system can express panics.
+        for far in [u64::MAX / 1_000_000_000, i64::MAX as u64] {
+            line.clear();
+            if let Some(when) = UNIX_EPOCH.checked_add(Duration::from_secs(far)) {
+                push_time(&mut line, when);
+            }
+            if let Some(when) = UNIX_EPOCH.checked_sub(Duration::from_secs(far)) {
+                push_time(&mut line, when);
+            }
+            assert!(line.ends_with('Z'));
+        }
+    }
+
+    /// Day by day through two whole cycles, beside a calendar that only knows the lengths of the months.
+    #[test]
+    fn every_day_of_eight_centuries() {
+        let (mut year, mut month, mut day) = (1970, 1, 1);
+        for days in 0..2 * 146_097 {
+            assert_eq!(civil(days), (year, month, day));
+            let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+            let length = match month {
+                2 if leap => 29,
+                2 => 28,
+                4 | 6 | 9 | 11 => 30,
+                _ => 31,
+            };
+            day += 1;
+            if day > length {
+                (day, month) = (1, month + 1);
+            }
+            if month > 12 {
+                (month, year) = (1, year + 1);
+            }
+        }
+        assert_eq!((year, month, day), (2770, 1, 1));
+    }
+
+    fn line(level: Level, target: &str, text: fmt::Arguments<'_>, colour: bool) -> String {
+        let when = UNIX_EPOCH + Duration::from_millis(1_767_614_400_123);
+        render(when, level, target, text, colour)
+    }
+
+    #[test]
+    fn the_published_format() {
+        assert_eq!(
+            line(
+                Level::Info,
+                "minitcptunnel_server::control",
+                format_args!("Tunnel opened: {} on port {}", "web", 8080),
+                false
+            ),
+            "2026-01-05T12:00:00.123Z INFO  server::control: Tunnel opened: web on port 8080\n"
+        );
+        assert_eq!(
+            line(Level::Error, "x", format_args!("y"), true),
+            "2026-01-05T12:00:00.123Z \x1b[1;31mERROR\x1b[0m x: y\n"
+        );
+        // Texts begin in the same column at every level, coloured or not.
+        for level in Level::iter() {
+            let plain = line(level, "x", format_args!("y"), false);
+            assert_eq!(plain.find("x: y"), Some(31), "{plain}");
+            assert!(line(level, "x", format_args!("y"), true).contains("\x1b[0m x: y\n"));
+        }
+    }
+
+    #[test]
+    fn targets_are_shortened() {
+        let table = [
+            ("minitcptunnel_server", "server"),
+            ("minitcptunnel_server::control", "server::control"),
+            ("minitcptunnel_client::proxy", "client::proxy"),
+            ("minitcptunnel_common", "common"),
+            ("minitcptunnel_common::wire", "wire"),
+            ("minitcptunnel_common::wire::frame", "wire::frame"),
+            ("minitcptunnelish::common", "minitcptunnelish::common"),
+            ("mio::poll", "mio::poll"),
+        ];
+        for (path, short) in table {
+            assert_eq!(short_target(path), short);
+        }
+    }
+
+    #[test]
+    fn nothing_forges_a_line_or_drives_a_terminal() {
+        let table = [
+            ("a\nb", "a\\nb"),
+            ("a\r\nb", "a\\r\\nb"),
+            ("a\tb", "a\\tb"),
+            ("\x1b[2J", "\\u{1b}[2J"),
+            (
+                "\0\x07\x08\x0b\x0c\x7f",
+                "\\u{0}\\u{7}\\u{8}\\u{b}\\u{c}\\u{7f}",
+            ),
+            ("\u{85}\u{9b}31m", "\\u{85}\\u{9b}31m"),
+            ("\u{202e}gpj.exe", "\\u{202e}gpj.exe"),
+            ("\u{2066}x\u{2069}\u{200f}", "\\u{2066}x\\u{2069}\\u{200f}"),
+            ("\u{2028}\u{2029}", "\\u{2028}\\u{2029}"),
+            ("\u{200b}\u{feff}\u{e0041}", "\\u{200b}\\u{feff}\\u{e0041}"),
+            // Ordinary text of any language, and paths, stay readable.
+            ("Grüße, 世界, مرحبا, C:\\x", "Grüße, 世界, مرحبا, C:\\x"),
+        ];
+        for (evil, safe) in table {
+            assert_eq!(
+                line(Level::Warn, "t", format_args!("{evil}"), false),
+                format!("2026-01-05T12:00:00.123Z WARN  t: {safe}\n")
+            );
+        }
+        // The target too.
+        assert!(line(Level::Warn, "t\nu", format_args!("x"), false).ends_with("t\\nu: x\n"));
+        // And by the whole set: no control character of Unicode passes.
+        for code in (0..0x20).chain(0x7f..0xa0) {
+            let evil = char::from_u32(code).unwrap();
+            let made = line(Level::Warn, "t", format_args!("{evil}"), false);
+            assert_eq!(
+                made.chars().filter(|c| c.is_control()).count(),
+                1,
+                "{code:x}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_cut_and_says_so() {
+        let head = line(Level::Info, "t", format_args!(""), false).len();
+        let room = MAX_TEXT - "t: ".len();
+        let fits = "x".repeat(room);
+        assert_eq!(
+            line(Level::Info, "t", format_args!("{fits}"), false).len(),
+            head + room
+        );
+        let made = line(Level::Info, "t", format_args!("{fits}éyy"), false);
+        assert!(made.ends_with("x... [4 more bytes]\n"));
+        // An escape is never cut in half, and nothing smaller slips in behind the cut.
+        let made = line(
+            Level::Info,
+            "t",
+            format_args!("{}\x1by", "x".repeat(room - 2)),
+            false,
+        );
+        assert!(made.ends_with("xx... [2 more bytes]\n"));
+        // Escapes grow the text, not the line.
+        let made = line(
+            Level::Info,
+            "t",
+            format_args!("{}", "\x1b".repeat(1 << 20)),
+            false,
+        );
+        assert!(made.len() < MAX_TEXT + 200);
+    }
+}

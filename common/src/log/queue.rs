@@ -1,0 +1,713 @@
+//! From any thread to the one that writes: bounded, and never a wait.
+//!
+//! What is lost is counted in two places. `Shared::dropped` are lines that found no room; the next line that
+//! does carries their number, so the gap is reported where it is. `Writer::owed` are lines that could not be
+//! written, and all numbers that could not yet be reported.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use ::log::Level;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::line;
+
+/// Between attempts on a stdout that is non-blocking and full (some supervisors set it so). Performance.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// What may be waiting.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Lines in the queue.
+    pub(super) lines: usize,
+    /// Bytes in the queue and in the hand of the writer.
+    pub(super) bytes: usize,
+    /// How often to try to report losses when nothing else is being logged.
+    pub(super) retry: Duration,
+}
+
+impl Default for Limits {
+    /// Performance: some seconds of a busy program at DEBUG, at a price of two megabytes if nobody reads.
+    fn default() -> Self {
+        Self {
+            lines: 8192,
+            bytes: 2 * 1024 * 1024,
+            retry: Duration::from_secs(5),
+        }
+    }
+}
+
+enum Item {
+    Line {
+        text: Box<str>,
+        /// Lines dropped between the one before and this one.
+        lost_before: u64,
+    },
+    /// Answer when all before is done.
+    Flush(Sender<()>),
+    /// Look at the counter of dropped lines.
+    Nudge,
+}
+
+struct Shared {
+    limit: usize,
+    bytes: AtomicUsize,
+    dropped: AtomicU64,
+}
+
+impl Shared {
+    fn reserve(&self, size: usize) -> bool {
+        self.bytes
+            .fetch_update(SeqCst, SeqCst, |bytes| {
+                bytes.checked_add(size).filter(|&sum| sum <= self.limit)
+            })
+            .is_ok()
+    }
+
+    fn release(&self, size: usize) {
+        self.bytes.fetch_sub(size, SeqCst);
+    }
+}
+
+/// The end that takes lines.
+#[derive(Clone)]
+pub(super) struct Queue {
+    shared: Arc<Shared>,
+    items: Sender<Item>,
+}
+
+/// Starts the thread that writes to `out`. It ends when the last `Queue` is dropped and everything is written.
+pub(super) fn start(
+    out: Box<dyn Write + Send>,
+    limits: Limits,
+    colour: bool,
+) -> io::Result<(Queue, JoinHandle<()>)> {
+    let (sender, receiver) = bounded(limits.lines);
+    let shared = Arc::new(Shared {
+        limit: limits.bytes,
+        bytes: AtomicUsize::new(0),
+        dropped: AtomicU64::new(0),
+    });
+    let writer = Writer {
+        out,
+        colour,
+        retry: limits.retry,
+        shared: Arc::clone(&shared),
+        owed: Owed::default(),
+        torn: false,
+    };
+    let thread = thread::Builder::new()
+        .name("log".to_owned())
+        .stack_size(128 * 1024)
+        .spawn(move || writer.run(&receiver))?;
+    let queue = Queue {
+        shared,
+        items: sender,
+    };
+    Ok((queue, thread))
+}
+
+impl Queue {
+    /// Queues a line (with its line end), or drops and counts it. Returns at once in either case.
+    pub(super) fn offer(&self, text: String) {
+        let size = text.len();
+        let mut lost = 1;
+        if self.shared.reserve(size) {
+            let lost_before = self.shared.dropped.swap(0, SeqCst);
+            let item = Item::Line {
+                text: text.into_boxed_str(),
+                lost_before,
+            };
+            if self.items.try_send(item).is_ok() {
+                return;
+            }
+            self.shared.release(size);
+            lost += lost_before;
+        }
+        self.shared.dropped.fetch_add(lost, SeqCst);
+        // The writer reports when it has emptied the queue. If it was faster and already waits for the next
+        // line, which may be long in coming, it must be told.
+        if self.items.is_empty() {
+            // No room means that the writer has work, and will look.
+            let _ = self.items.try_send(Item::Nudge);
+        }
+    }
+
+    /// Waits until all that was offered before is done with; `false` if `timeout` was too short.
+    pub(super) fn flush(&self, timeout: Duration) -> bool {
+        let Some(deadline) = Instant::now().checked_add(timeout) else {
+            return self.flush(Duration::from_secs(3600));
+        };
+        let (ack, done) = bounded(1);
+        self.items.send_deadline(Item::Flush(ack), deadline).is_ok()
+            && done.recv_deadline(deadline).is_ok()
+    }
+}
+
+/// Losses that are not reported yet.
+#[derive(Default)]
+struct Owed {
+    /// Lines that found no room in the queue.
+    dropped: u64,
+    /// Lines that could not be written.
+    failed: u64,
+    /// Why the last attempt to write failed; there whenever `failed` is not zero.
+    error: Option<io::Error>,
+}
+
+/// What the thread works with.
+struct Writer {
+    out: Box<dyn Write + Send>,
+    colour: bool,
+    retry: Duration,
+    shared: Arc<Shared>,
+    owed: Owed,
+    /// The output ends in the middle of a line.
+    torn: bool,
+}
+
+impl Writer {
+    fn run(mut self, items: &Receiver<Item>) {
+        loop {
+            let item = if self.owes() {
+                match items.recv_timeout(self.retry) {
+                    Ok(item) => item,
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.settle();
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => break,
+                }
+            } else {
+                match items.recv() {
+                    Ok(item) => item,
+                    Err(_) => break,
+                }
+            };
+            match item {
+                Item::Line { text, lost_before } => {
+                    self.owed.dropped += lost_before;
+                    self.line(text.as_bytes());
+                    self.shared.release(text.len());
+                }
+                Item::Flush(ack) => {
+                    self.collect();
+                    // Whoever asked may have given up.
+                    let _ = ack.send(());
+                }
+                Item::Nudge => {}
+            }
+            if items.is_empty() {
+                self.collect();
+            }
+        }
+        self.collect();
+    }
+
+    /// Reports lines dropped since the last that was queued.
+    fn collect(&mut self) {
+        self.owed.dropped += self.shared.dropped.swap(0, SeqCst);
+        self.settle();
+    }
+
+    fn owes(&self) -> bool {
+        self.owed.dropped > 0 || self.owed.failed > 0
+    }
+
+    /// Writes a line, after what there is to report; a line that cannot be written is one more to report.
+    fn line(&mut self, text: &[u8]) {
+        if !self.settle() {
+            self.owed.failed += 1;
+        } else if let Err(error) = self.put(text) {
+            self.owed.failed += 1;
+            self.owed.error = Some(error);
+        }
+    }
+
+    /// Reports all losses. Says whether the output may be used.
+    fn settle(&mut self) -> bool {
+        if !self.owes() {
+            return true;
+        }
+        let mut report = String::new();
+        if self.torn {
+            report.push('\n');
+        }
+        let mut say = |text: fmt::Arguments<'_>| {
+            let now = SystemTime::now();
+            report += &line::render(now, Level::Warn, "log", text, self.colour);
+        };
+        if self.owed.dropped > 0 {
+            say(format_args!(
+                "log lines dropped here: {} (stdout was not read fast enough)",
+                self.owed.dropped
+            ));
+        }
+        if let Some(error) = &self.owed.error
+            && self.owed.failed > 0
+        {
+            say(format_args!(
+                "log lines lost here: {} (stdout could not be written: {error})",
+                self.owed.failed
+            ));
+        }
+        match self.put(report.as_bytes()) {
+            Ok(()) => {
+                self.owed = Owed::default();
+                true
+            }
+            Err(error) => {
+                self.owed.error = Some(error);
+                false
+            }
+        }
+    }
+
+    /// Writes all, waiting as long as it takes; an error means that the rest is not written.
+    fn put(&mut self, mut text: &[u8]) -> io::Result<()> {
+        while let Some(last) = text.len().checked_sub(1) {
+            match self.out.write(text) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    let count = count.min(last + 1);
+                    self.torn = text[count - 1] != b'\n';
+                    text = &text[count..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(PAUSE),
+                Err(error) => return Err(error),
+            }
+        }
+        self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::{Mutex, mpsc};
+
+    use super::*;
+
+    /// Far more than any step takes; only a fault waits so long.
+    const AMPLE: Duration = Duration::from_secs(60);
+
+    fn limits(lines: usize, bytes: usize) -> Limits {
+        Limits {
+            lines,
+            bytes,
+            retry: AMPLE,
+        }
+    }
+
+    type Written = Arc<Mutex<Vec<u8>>>;
+
+    fn text_of(written: &Written) -> String {
+        String::from_utf8(written.lock().unwrap().clone()).unwrap()
+    }
+
+    /// What was written, with the writer's own reports cut down to `# ` and their text.
+    fn lines_of(written: &Written) -> Vec<String> {
+        text_of(written)
+            .lines()
+            .map(|line| match line.split_once("Z WARN  log: ") {
+                Some((_, report)) => format!("# {report}"),
+                None => line.to_owned(),
+            })
+            .collect()
+    }
+
+    /// Says when a write begins, and lets it pass only when told to: a pipe in the hands of the test.
+    struct Gate {
+        begun: mpsc::Sender<()>,
+        pass: mpsc::Receiver<()>,
+        written: Written,
+    }
+
+    impl Write for Gate {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            // A test that is over neither listens nor answers: then everything passes.
+            let _ = self.begun.send(());
+            let _ = self.pass.recv();
+            self.written.lock().unwrap().extend_from_slice(text);
+            Ok(text.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Gated {
+        queue: Queue,
+        thread: JoinHandle<()>,
+        begun: mpsc::Receiver<()>,
+        pass: mpsc::Sender<()>,
+        written: Written,
+    }
+
+    fn gated(limits: Limits) -> Gated {
+        let (begun, begins) = mpsc::channel();
+        let (pass, passes) = mpsc::channel();
+        let written = Written::default();
+        let gate = Gate {
+            begun,
+            pass: passes,
+            written: Arc::clone(&written),
+        };
+        let (queue, thread) = start(Box::new(gate), limits, false).unwrap();
+        Gated {
+            queue,
+            thread,
+            begun: begins,
+            pass,
+            written,
+        }
+    }
+
+    impl Gated {
+        /// Opens the gate for good, waits for the end of the thread, returns what was written.
+        fn finish(self) -> Vec<String> {
+            drop((self.queue, self.pass));
+            self.thread.join().unwrap();
+            lines_of(&self.written)
+        }
+    }
+
+    #[test]
+    fn lines_come_out_whole_and_in_order() {
+        let gated = gated(limits(100, 10_000));
+        for number in 0..50 {
+            gated.queue.offer(format!("line {number}\n"));
+        }
+        let expected: Vec<String> = (0..50).map(|number| format!("line {number}")).collect();
+        assert_eq!(gated.finish(), expected);
+    }
+
+    #[test]
+    fn lines_beyond_the_queue_are_dropped_and_the_gap_is_reported_where_it_is() {
+        let gated = gated(limits(3, 10_000));
+        gated.queue.offer("in the writer's hand\n".to_owned());
+        gated.begun.recv_timeout(AMPLE).unwrap();
+        // Nobody reads: three fit, seven do not, and none of these calls waits.
+        for number in 0..10 {
+            gated.queue.offer(format!("line {number}\n"));
+        }
+        // One line passes: as soon as the writer is at the next, there is room for one.
+        gated.pass.send(()).unwrap();
+        gated.begun.recv_timeout(AMPLE).unwrap();
+        gated.queue.offer("after the gap\n".to_owned());
+        assert_eq!(
+            gated.finish(),
+            [
+                "in the writer's hand",
+                "line 0",
+                "line 1",
+                "line 2",
+                "# log lines dropped here: 7 (stdout was not read fast enough)",
+                "after the gap"
+            ]
+        );
+    }
+
+    #[test]
+    fn drops_are_reported_even_if_no_line_follows() {
+        let gated = gated(limits(1, 10_000));
+        gated.queue.offer("a\n".to_owned());
+        gated.begun.recv_timeout(AMPLE).unwrap();
+        for _ in 0..5 {
+            gated.queue.offer("b\n".to_owned());
+        }
+        // b, and then the report, without another word from us.
+        for _ in 0..2 {
+            gated.pass.send(()).unwrap();
+            gated.begun.recv_timeout(AMPLE).unwrap();
+        }
+        assert_eq!(
+            gated.finish(),
+            [
+                "a",
+                "b",
+                "# log lines dropped here: 4 (stdout was not read fast enough)"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_drop_that_a_resting_writer_could_not_see_is_reported() {
+        let gated = gated(limits(10, 10));
+        // Never fits, so there is no line that could wake the writer.
+        gated
+            .queue
+            .offer("longer than all the room there is\n".to_owned());
+        gated.begun.recv_timeout(AMPLE).unwrap();
+        assert_eq!(
+            gated.finish(),
+            ["# log lines dropped here: 1 (stdout was not read fast enough)"]
+        );
+    }
+
+    #[test]
+    fn bytes_are_bounded_too() {
+        let gated = gated(limits(1000, 100));
+        gated.queue.offer(format!("{:59}\n", "first"));
+        gated.begun.recv_timeout(AMPLE).unwrap();
+        // 60 bytes are with the writer, 40 are left.
+        gated.queue.offer(format!("{:40}\n", "one byte too long"));
+        gated.queue.offer(format!("{:39}\n", "fits"));
+        gated.queue.offer("\n".to_owned());
+        assert_eq!(gated.queue.shared.bytes.load(SeqCst), 100);
+        let shared = Arc::clone(&gated.queue.shared);
+        let lines = gated.finish();
+        let starts: Vec<&str> = lines.iter().map(|line| line.trim_end()).collect();
+        assert_eq!(
+            starts,
+            [
+                "first",
+                "# log lines dropped here: 1 (stdout was not read fast enough)",
+                "fits",
+                "# log lines dropped here: 1 (stdout was not read fast enough)",
+            ]
+        );
+        // Every reservation came back.
+        assert_eq!(shared.bytes.load(SeqCst), 0);
+    }
+
+    #[test]
+    fn many_threads_lose_nothing_uncounted() {
+        let gated = gated(limits(16, 100_000));
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..1000 {
+                        gated.queue.offer("x\n".to_owned());
+                    }
+                });
+            }
+            // Some pass while the others come.
+            for _ in 0..100 {
+                gated.pass.send(()).unwrap();
+            }
+        });
+        let mut seen = 0;
+        for line in gated.finish() {
+            seen += match line.strip_prefix("# ") {
+                Some(report) => report.split(' ').nth(4).unwrap().parse().unwrap(),
+                None => 1,
+            };
+        }
+        assert_eq!(seen, 8000);
+    }
+
+    #[test]
+    fn flush_gives_up_at_its_deadline_and_no_earlier() {
+        let gated = gated(limits(2, 10_000));
+        gated.queue.offer("a\n".to_owned());
+        gated.begun.recv_timeout(AMPLE).unwrap();
+        // Room for the request, no answer.
+        let begin = Instant::now();
+        assert!(!gated.queue.flush(Duration::from_millis(20)));
+        assert!(begin.elapsed() >= Duration::from_millis(20));
+        // Not even room for the request.
+        gated.queue.offer("b\n".to_owned());
+        assert!(!gated.queue.flush(Duration::from_millis(20)));
+        gated.pass.send(()).unwrap();
+        gated.pass.send(()).unwrap();
+        assert!(gated.queue.flush(Duration::MAX));
+        assert_eq!(lines_of(&gated.written), ["a", "b"]);
+    }
+
+    /// Plays a list of outcomes, then takes everything.
+    struct Scripted {
+        outcomes: VecDeque<io::Result<usize>>,
+        written: Written,
+    }
+
+    impl Write for Scripted {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            let count = match self.outcomes.pop_front() {
+                Some(outcome) => outcome?.min(text.len()),
+                None => text.len(),
+            };
+            self.written
+                .lock()
+                .unwrap()
+                .extend_from_slice(&text[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn scripted(outcomes: Vec<io::Result<usize>>) -> (Queue, JoinHandle<()>, Written) {
+        let written = Written::default();
+        let out = Scripted {
+            outcomes: outcomes.into(),
+            written: Arc::clone(&written),
+        };
+        let (queue, thread) = start(Box::new(out), limits(10, 1000), false).unwrap();
+        (queue, thread, written)
+    }
+
+    /// A disk with so many bytes left.
+    #[derive(Clone)]
+    struct Disk {
+        room: Arc<Mutex<usize>>,
+        written: Written,
+    }
+
+    impl Disk {
+        fn with(room: usize) -> Self {
+            Self {
+                room: Arc::new(Mutex::new(room)),
+                written: Written::default(),
+            }
+        }
+
+        fn make_room(&self, room: usize) {
+            *self.room.lock().unwrap() = room;
+        }
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            let mut room = self.room.lock().unwrap();
+            if *room == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let count = text.len().min(*room);
+            *room -= count;
+            self.written
+                .lock()
+                .unwrap()
+                .extend_from_slice(&text[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn after_a_full_disk_lines_come_again_and_one_says_how_many_are_missing() {
+        let disk = Disk::with("a\n".len());
+        let (queue, _thread) = start(Box::new(disk.clone()), limits(10, 1000), false).unwrap();
+        for line in ["a\n", "b\n", "c\n"] {
+            queue.offer(line.to_owned());
+        }
+        assert!(queue.flush(AMPLE));
+        disk.make_room(usize::MAX);
+        queue.offer("d\n".to_owned());
+        assert!(queue.flush(AMPLE));
+        assert_eq!(
+            lines_of(&disk.written),
+            [
+                "a",
+                "# log lines lost here: 2 (stdout could not be written: no storage space)",
+                "d"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_torn_line_is_ended_before_the_report_and_a_torn_report_is_repeated() {
+        let disk = Disk::with("torn in".len());
+        let (queue, _thread) = start(Box::new(disk.clone()), limits(10, 1000), false).unwrap();
+        queue.offer("torn in the middle\n".to_owned());
+        assert!(queue.flush(AMPLE));
+        disk.make_room("\n2026".len());
+        assert!(queue.flush(AMPLE));
+        disk.make_room(usize::MAX);
+        queue.offer("after\n".to_owned());
+        assert!(queue.flush(AMPLE));
+        let lines = lines_of(&disk.written);
+        assert_eq!(lines.len(), 4, "{lines:?}");
+        assert_eq!(lines[0], "torn in");
+        assert_eq!(lines[1].len(), 4, "{lines:?}");
+        assert_eq!(
+            lines[2],
+            "# log lines lost here: 1 (stdout could not be written: no storage space)"
+        );
+        assert_eq!(lines[3], "after");
+    }
+
+    #[test]
+    fn pauses_and_interruptions_lose_nothing() {
+        let outcomes = vec![
+            Err(io::ErrorKind::Interrupted.into()),
+            Ok(1),
+            Err(io::ErrorKind::WouldBlock.into()),
+            Ok(2),
+            Err(io::ErrorKind::WouldBlock.into()),
+        ];
+        let (queue, thread, written) = scripted(outcomes);
+        queue.offer("whole\n".to_owned());
+        queue.offer("too\n".to_owned());
+        drop(queue);
+        thread.join().unwrap();
+        assert_eq!(text_of(&written), "whole\ntoo\n");
+    }
+
+    #[test]
+    fn losses_are_reported_by_themselves_when_the_disk_has_room_again() {
+        let (tell, told) = mpsc::channel();
+        /// Fails twice, then passes on what it gets.
+        struct Recovers(u32, mpsc::Sender<String>);
+        impl Write for Recovers {
+            fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+                if self.0 > 0 {
+                    self.0 -= 1;
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                let _ = self.1.send(String::from_utf8(text.to_vec()).unwrap());
+                Ok(text.len())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let limits = Limits {
+            retry: Duration::from_millis(1),
+            ..Limits::default()
+        };
+        let (queue, _thread) = start(Box::new(Recovers(2, tell)), limits, false).unwrap();
+        queue.offer("lost\n".to_owned());
+        let report = told.recv_timeout(AMPLE).unwrap();
+        assert!(
+            report.contains("WARN  log: log lines lost here: 1 ("),
+            "{report}"
+        );
+        drop(queue);
+    }
+
+    #[test]
+    fn an_output_that_is_gone_for_good_keeps_nobody() {
+        /// A pipe whose reader has gone.
+        struct Gone;
+        impl Write for Gone {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+        }
+        let (queue, thread) = start(Box::new(Gone), Limits::default(), false).unwrap();
+        for _ in 0..10_000 {
+            queue.offer("x\n".to_owned());
+        }
+        assert!(queue.flush(AMPLE));
+        assert_eq!(queue.shared.bytes.load(SeqCst), 0);
+        drop(queue);
+        thread.join().unwrap();
+    }
+}
