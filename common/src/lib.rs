@@ -1,1 +1,5 @@
 //! What the MiniTCPTunnel programs share.
+
+pub mod files;
+#[cfg(test)]
+mod scratch;
