@@ -1,0 +1,150 @@
+//! The key file: 64 hex digits, made once, never replaced.
+
+use super::{HexError, IdentityKey, NoRandomness};
+use crate::files::{self, Access, ReadError, WriteError};
+use std::path::{Path, PathBuf};
+use std::{error, fmt};
+use zeroize::Zeroizing;
+
+/// 64 digits and some white space. Anything larger is the wrong file.
+const MAX_KEY_FILE: u64 = 4096;
+
+/// Whether the key was there or has just been made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyOrigin {
+    /// Read from an existing file.
+    Existing,
+    /// Made and saved by this call.
+    Created,
+}
+
+/// A key and what should be said about it.
+#[derive(Debug)]
+pub struct LoadedKey {
+    /// The identity.
+    pub key: IdentityKey,
+    /// Where it came from.
+    pub origin: KeyOrigin,
+    /// Something to warn about: others on this machine may read the file.
+    pub warning: Option<String>,
+}
+
+/// A key file that cannot be used. The program must not start with another key instead.
+#[derive(Debug)]
+pub enum KeyFileError {
+    /// There but unreadable.
+    Read(ReadError),
+    /// Read, but not a key.
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with its text.
+        source: HexError,
+    },
+    /// Not text at all.
+    NotText(PathBuf),
+    /// No new key could be made.
+    Randomness(NoRandomness),
+    /// A new key could not be saved.
+    Write(WriteError),
+}
+
+impl fmt::Display for KeyFileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A missing file is only an error where it was not to be made: then the name is taken by
+        // a dangling link.
+        const KEPT: &str = "The file is left as it is: restore it from a backup, or move it away to get a new identity \
+                            (every peer must then be given the new public key)";
+        match self {
+            Self::Read(e) => write!(f, "the identity key file cannot be used: {e}"),
+            Self::Malformed { path, source } => {
+                write!(
+                    f,
+                    "the identity key file {} is damaged: {source}. {KEPT}",
+                    path.display()
+                )
+            }
+            Self::NotText(path) => {
+                write!(
+                    f,
+                    "the identity key file {} is damaged: it is not text. {KEPT}",
+                    path.display()
+                )
+            }
+            Self::Randomness(e) => e.fmt(f),
+            Self::Write(e) => write!(f, "the new identity key could not be saved: {e}"),
+        }
+    }
+}
+
+impl error::Error for KeyFileError {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match self {
+            Self::Read(e) => Some(e),
+            Self::Malformed { source, .. } => Some(source),
+            Self::NotText(_) => None,
+            Self::Randomness(e) => Some(e),
+            Self::Write(e) => Some(e),
+        }
+    }
+}
+
+/// Reads the key, or makes and saves one if there is no such file. A file that exists is never
+/// replaced, whatever is in it.
+pub fn load_or_create(path: &Path) -> Result<LoadedKey, KeyFileError> {
+    match load(path) {
+        Err(KeyFileError::Read(ReadError::NotFound(_))) => {}
+        other => return other,
+    }
+    let key = IdentityKey::generate().map_err(KeyFileError::Randomness)?;
+    let mut text = key.seed_hex();
+    text.push('\n');
+    match files::create_exclusive(path, text.as_bytes(), Access::Private) {
+        Ok(()) => Ok(LoadedKey {
+            key,
+            origin: KeyOrigin::Created,
+            warning: None,
+        }),
+        // Somebody was faster: their key is the one.
+        Err(e) if e.already_exists() => load(path),
+        Err(e) => Err(KeyFileError::Write(e)),
+    }
+}
+
+/// Reads the key; a missing file is an error.
+pub fn load(path: &Path) -> Result<LoadedKey, KeyFileError> {
+    let bytes = Zeroizing::new(files::read_small(path, MAX_KEY_FILE).map_err(KeyFileError::Read)?);
+    let text =
+        std::str::from_utf8(&bytes).map_err(|_| KeyFileError::NotText(path.to_path_buf()))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let key = IdentityKey::from_hex(text).map_err(|source| KeyFileError::Malformed {
+        path: path.to_path_buf(),
+        source,
+    })?;
+    Ok(LoadedKey {
+        key,
+        origin: KeyOrigin::Existing,
+        warning: readable_by_others(path),
+    })
+}
+
+/// A warning if the file's mode lets others read a secret. `None` where modes do not exist.
+pub fn readable_by_others(path: &Path) -> Option<String> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
+        (mode & 0o077 != 0).then(|| {
+            format!(
+                "{} holds a secret key but other users may open it (mode {mode:03o}); run: chmod 600 {}",
+                path.display(),
+                path.display()
+            )
+        })
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        None
+    }
+}
