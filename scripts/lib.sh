@@ -11,15 +11,15 @@ apt_install() {
         say "missing: $* (no apt on this system: please install them by hand)"
         return 1
     fi
-    local root=()
+    local as_root=()
     if [ "$(id -u)" -ne 0 ]; then
         if ! command -v sudo >/dev/null; then
             say "missing: $* (neither root nor sudo: run 'apt-get install $*' as root first)"
             return 1
         fi
-        root=(sudo)
+        as_root=(sudo)
         # Ask for a password only where somebody can answer.
-        [ -t 0 ] || root=(sudo -n)
+        [ -t 0 ] || as_root=(sudo -n)
     fi
     say "installing: $*"
     # The packages' own services must not come up: tests start their own on their own ports. A policy that is
@@ -27,16 +27,16 @@ apt_install() {
     local guard=/usr/sbin/policy-rc.d made_guard=no
     if [ ! -e "$guard" ]; then
         # shellcheck disable=SC2016
-        printf '#!/bin/sh\nexit 101\n' | "${root[@]}" tee "$guard" >/dev/null && "${root[@]}" chmod 755 "$guard" && made_guard=yes
+        printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$guard" >/dev/null && "${as_root[@]}" chmod 755 "$guard" && made_guard=yes
     fi
     local result=0
-    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=400 -qq update </dev/null || result=$?
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=400 -qq update </dev/null || result=$?
     # A mirror that is half down may still have what is needed: let the install decide.
     [ "$result" -eq 0 ] || say "apt-get update ended with $result; trying to install all the same"
     result=0
-    "${root[@]}" env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l apt-get -o DPkg::Lock::Timeout=400 \
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l apt-get -o DPkg::Lock::Timeout=400 \
         -o Dpkg::Use-Pty=0 -qq install -y --no-install-recommends "$@" </dev/null >/dev/null || result=$?
-    [ "$made_guard" = no ] || "${root[@]}" rm -f "$guard"
+    [ "$made_guard" = no ] || "${as_root[@]}" rm -f "$guard"
     if [ "$result" -ne 0 ]; then
         say "apt-get install ended with $result for: $*"
         return 1
