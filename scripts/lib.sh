@@ -1,0 +1,59 @@
+# shellcheck shell=bash
+# What scripts/test and scripts/demo share. Sourced, never run.
+
+# say TEXT: one line of the script's own, told apart from the output of what it runs.
+say() { printf '== %s\n' "$*"; }
+
+# apt_install PACKAGE...: install Debian packages, as root or through sudo. Says what to do where it cannot.
+apt_install() {
+    [ "$#" -gt 0 ] || return 0
+    if ! command -v apt-get >/dev/null; then
+        say "missing: $* (no apt on this system: please install them by hand)"
+        return 1
+    fi
+    local as_root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        if ! command -v sudo >/dev/null; then
+            say "missing: $* (neither root nor sudo: run 'apt-get install $*' as root first)"
+            return 1
+        fi
+        as_root=(sudo)
+        # Ask for a password only where somebody can answer.
+        [ -t 0 ] || as_root=(sudo -n)
+    fi
+    say "installing: $*"
+    # The packages' own services must not come up: tests start their own on their own ports. A policy that is
+    # already there is the machine's own and stays.
+    local guard=/usr/sbin/policy-rc.d made_guard=no
+    if [ ! -e "$guard" ]; then
+        # shellcheck disable=SC2016
+        printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$guard" >/dev/null && "${as_root[@]}" chmod 755 "$guard" && made_guard=yes
+    fi
+    local result=0
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=400 -qq update </dev/null || result=$?
+    # A mirror that is half down may still have what is needed: let the install decide.
+    [ "$result" -eq 0 ] || say "apt-get update ended with $result; trying to install all the same"
+    result=0
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l apt-get -o DPkg::Lock::Timeout=400 \
+        -o Dpkg::Use-Pty=0 -qq install -y --no-install-recommends "$@" </dev/null >/dev/null || result=$?
+    [ "$made_guard" = no ] || "${as_root[@]}" rm -f "$guard"
+    if [ "$result" -ne 0 ]; then
+        say "apt-get install ended with $result for: $*"
+        return 1
+    fi
+}
+
+# have COMMAND: is it there, also where only root usually looks?
+have() { PATH="$PATH:/usr/sbin:/sbin:/usr/local/sbin" command -v "$1" >/dev/null 2>&1; }
+
+# need_cargo: Rust itself is not in apt in a version that is new enough.
+need_cargo() {
+    if ! have cargo && [ -r "$HOME/.cargo/env" ]; then
+        # shellcheck disable=SC1091
+        . "$HOME/.cargo/env"
+    fi
+    if ! have cargo; then
+        say "cargo is missing: install Rust (https://rustup.rs) and start again"
+        return 1
+    fi
+}
