@@ -55,6 +55,11 @@ impl IdentityKey {
         hex
     }
 
+    /// The key itself, for the hellos of the wire.
+    pub fn signing_key(&self) -> &SigningKey {
+        &self.signing
+    }
+
     /// The public half.
     pub fn public(&self) -> PublicKey {
         PublicKey(self.signing.verifying_key().to_bytes())
