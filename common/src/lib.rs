@@ -13,4 +13,8 @@ pub mod log;
 pub mod metrics;
 pub mod pool;
 pub mod relay;
+pub mod resources;
 pub mod wire;
+
+#[cfg(test)]
+mod scratch;
