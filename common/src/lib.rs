@@ -1,5 +1,6 @@
 //! What the MiniTCPTunnel programs share.
 
+pub mod config;
 pub mod files;
 pub mod identity;
 #[cfg(test)]
