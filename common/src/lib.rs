@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod channel;
+pub mod config;
 pub mod dial;
 pub mod duplex;
 pub mod evloop;
