@@ -167,6 +167,7 @@ impl Gate {
     }
 
     /// How many wait.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.pending.len()
     }

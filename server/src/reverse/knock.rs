@@ -365,14 +365,15 @@ impl EventLoop {
                     return self.drop_entry(token);
                 }
             };
-            return match first {
+            match first {
                 Ok(Message::DataConnReady { token: proof, conn }) => {
-                    self.claim(token, &proof, &conn)
+                    self.claim(token, &proof, &conn);
                 }
                 Ok(Message::Empty | Message::Short) => self.drop_entry(token),
                 Err(malformed) if malformed.0 == 21 => self.drop_entry(token),
                 first => self.become_session(token, first),
-            };
+            }
+            return;
         }
     }
 }

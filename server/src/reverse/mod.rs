@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Receiver;
 use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::identity::{
@@ -108,6 +109,7 @@ impl Error for StartError {
 pub struct Handle {
     inbox: Inbox<Event>,
     thread: Option<JoinHandle<io::Result<()>>>,
+    failed: Receiver<()>,
     pool: Pool,
     traffic: Arc<Traffic>,
     refusals: Arc<Refusals>,
@@ -162,14 +164,20 @@ pub fn start(config: Config) -> Result<Handle, StartError> {
         max_pending,
     };
     let event_loop = EventLoop::new(parts).map_err(resources)?;
+    let (alive, failed) = crossbeam_channel::bounded::<()>(0);
     let thread = std::thread::Builder::new()
         .name("loop".into())
-        .spawn(move || event_loop.run())
+        .spawn(move || {
+            // Dropped with the thread, also by a panic: who waits on the other end hears of it.
+            let _alive = alive;
+            event_loop.run()
+        })
         .map_err(resources)?;
     log::info!("Control Server listening on {}", address.port());
     Ok(Handle {
         inbox,
         thread: Some(thread),
+        failed,
         pool,
         traffic,
         refusals,
@@ -233,9 +241,9 @@ impl Handle {
         self.traffic.snapshot()
     }
 
-    /// Whether the loop has ended by itself, which means that it failed.
-    pub fn has_failed(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    /// Becomes ready (with an error) when the loop has ended by itself, which means that it failed.
+    pub fn failed(&self) -> &Receiver<()> {
+        &self.failed
     }
 
     /// Stops accepting, gives running pairs `grace`, cuts the rest, logs the totals. `Err`: the loop

@@ -42,6 +42,7 @@ impl<T> ConnectionPairer<T> {
     }
 
     /// How many wait.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
