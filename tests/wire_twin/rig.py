@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import queue
+import random
 import re
 import socket
 import subprocess
@@ -49,11 +50,19 @@ def same(found: object, wanted: object, what: str = "value") -> None:
         raise AssertionError(f"{what}: found {found!r:.300}, wanted {wanted!r:.300}")
 
 
+_fixed_ports = iter(random.sample(range(20_000, 30_000), 500))
+
+
 def free_port() -> int:
-    """A port nobody has at the moment."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port nobody has, and that the system gives to nobody who asks for any port."""
+    while True:
+        port = next(_fixed_ports)
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 class Process:
@@ -169,6 +178,12 @@ class Rig(contextlib.ExitStack):
     def service(self) -> "Service":
         """A local service."""
         return Service(self)
+
+    def dead_port(self) -> int:
+        """A port that is taken, but refuses connections until the test ends."""
+        sock = self.keep(socket.socket())
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
 
 
 class ServerProgram:

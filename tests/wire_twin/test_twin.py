@@ -443,7 +443,7 @@ def an_unreadable_open_tunnel_is_an_error(rig: Rig) -> None:
 @server
 def closing_a_tunnel(rig: Rig) -> None:
     c = rig.server().control()
-    port = c.open()
+    port = c.open(port=r.free_port())
     visitor = rig.visit(port)
     data = c.pair(c.incoming())
     visitor.sendall(b"a")
@@ -478,7 +478,7 @@ def refused(port: int, deadline: float = WAIT) -> None:
 @server
 def a_tunnel_moves_to_a_new_port(rig: Rig) -> None:
     c = rig.server().control()
-    old, new = c.open(), r.free_port()
+    old, new = c.open(port=r.free_port()), r.free_port()
     c.open(port=new)
     rig.visit(new)
     c.incoming()
@@ -489,7 +489,7 @@ def a_tunnel_moves_to_a_new_port(rig: Rig) -> None:
 def the_listener_goes_with_the_session(rig: Rig) -> None:
     s = rig.server()
     c = s.control()
-    port = c.open()
+    port = c.open(port=r.free_port())
     c.channel.close()
     refused(port)
     same(s.control().open(port=port), port)
@@ -519,7 +519,7 @@ def an_unknown_type_may_be_first(rig: Rig) -> None:
 def no_bytes_end_a_session(rig: Rig) -> None:
     s = rig.server()
     c = s.control()
-    port = c.open()
+    port = c.open(port=r.free_port())
     c.channel.send(b"")
     c.ends()
     refused(port)
@@ -1072,7 +1072,7 @@ def an_original_is_taken_over(rig: Rig) -> None:
 def unclaimed_listeners_close_after_ten_seconds(rig: Rig) -> None:
     s = rig.server()
     old = s.control()
-    port = old.open()
+    port = old.open(port=r.free_port())
     new = s.control()
     began = time.monotonic()
     old.ends()
@@ -1364,8 +1364,9 @@ def against_an_original_the_end_waits_for_silence(rig: Rig) -> None:
 
 @client
 def an_original_server_sees_no_new_frames(rig: Rig) -> None:
-    session, service, _ = serving(rig, None)
-    service.listener.close()
+    lair = rig.lair().serve()
+    rig.client(lair, [tunnel(rig.dead_port())])
+    session = lair.session(None)
     session.announce("61" * 16)
     session.announce("62" * 16, "nobody")
     session.channel.send(wire.heartbeat(b"not an offer"))
@@ -1380,8 +1381,9 @@ def an_original_server_sees_no_new_frames(rig: Rig) -> None:
 
 @client
 def a_dead_service_is_refused_at_once(rig: Rig) -> None:
-    session, service, _ = serving(rig)
-    service.listener.close()
+    lair = rig.lair().serve()
+    rig.client(lair, [tunnel(rig.dead_port())])
+    session = lair.session()
     began = time.monotonic()
     session.announce("63" * 16)
     m = session.expect(wire.REFUSE_CONN)
