@@ -33,7 +33,10 @@ pub struct Traffic {
 impl Traffic {
     /// Counters that also count into `parent`.
     pub fn part_of(parent: Arc<Self>) -> Self {
-        Self { parent: Some(parent), ..Self::default() }
+        Self {
+            parent: Some(parent),
+            ..Self::default()
+        }
     }
 
     fn chain(&self) -> impl Iterator<Item = &Self> {
@@ -43,7 +46,9 @@ impl Traffic {
     /// Counts `n` bytes.
     pub fn add(&self, direction: Direction, n: usize) {
         for traffic in self.chain() {
-            traffic.counter(direction).fetch_add(n as u64, Ordering::Relaxed);
+            traffic
+                .counter(direction)
+                .fetch_add(n as u64, Ordering::Relaxed);
         }
     }
 
@@ -154,7 +159,10 @@ pub struct Refusals {
 impl Refusals {
     /// Counters that also count into `parent`.
     pub fn part_of(parent: Arc<Self>) -> Self {
-        Self { parent: Some(parent), ..Self::default() }
+        Self {
+            parent: Some(parent),
+            ..Self::default()
+        }
     }
 
     /// Counts one.

@@ -10,9 +10,16 @@ pub fn raise_open_files() -> Option<u64> {
     {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
         let limit = getrlimit(Resource::Nofile);
-        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        let raised = Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        };
         // macOS refuses "unlimited" here; then what there is stays.
-        let now = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
+        let now = if setrlimit(Resource::Nofile, raised).is_ok() {
+            limit.maximum
+        } else {
+            limit.current
+        };
         Some(now.unwrap_or(u64::MAX))
     }
     #[cfg(not(unix))]
@@ -26,7 +33,13 @@ mod tests {
     fn the_limit_is_raised_to_the_hard_one() {
         use rustix::process::{Resource, getrlimit};
         let limit = super::raise_open_files();
-        assert_eq!(limit, Some(getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)));
-        assert_eq!(getrlimit(Resource::Nofile).current, getrlimit(Resource::Nofile).maximum);
+        assert_eq!(
+            limit,
+            Some(getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX))
+        );
+        assert_eq!(
+            getrlimit(Resource::Nofile).current,
+            getrlimit(Resource::Nofile).maximum
+        );
     }
 }

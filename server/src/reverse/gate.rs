@@ -24,7 +24,7 @@ const BURST_SECONDS: f64 = 3.0;
 
 /// What becomes of a new connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Knock {
+pub(super) enum Knock {
     /// There is room.
     Enter,
     /// There is room once this one is closed.
@@ -53,7 +53,7 @@ impl Bucket {
 }
 
 /// See the module head.
-pub struct Gate {
+pub(super) struct Gate {
     max: usize,
     max_per_address: usize,
     rate: f64,
@@ -67,7 +67,7 @@ pub struct Gate {
 }
 
 /// The part of an address that one party controls: all of IPv4, the /64 of IPv6.
-pub fn party(address: IpAddr) -> IpAddr {
+pub(super) fn party(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();
@@ -80,7 +80,7 @@ pub fn party(address: IpAddr) -> IpAddr {
 impl Gate {
     /// At most `max` strangers in all, `max_per_address` of one party, and `rate` attempts per second
     /// of one party.
-    pub fn new(max: usize, max_per_address: usize, rate: usize) -> Self {
+    pub(super) fn new(max: usize, max_per_address: usize, rate: usize) -> Self {
         Self {
             max,
             max_per_address,
@@ -95,14 +95,20 @@ impl Gate {
     }
 
     /// A connection of `address` has been accepted. `known`: a session of that party is live.
-    pub fn knock(&mut self, address: IpAddr, known: bool, now: Instant) -> Knock {
+    pub(super) fn knock(&mut self, address: IpAddr, known: bool, now: Instant) -> Knock {
         let party = party(address);
         if !known {
             if !self.may_try(party, now) {
                 return Knock::Refuse;
             }
-            if let Some(own) = self.by_address.get(&party).filter(|own| own.len() >= self.max_per_address) {
-                let oldest = own.first().expect("at least max_per_address, which is not 0");
+            if let Some(own) = self
+                .by_address
+                .get(&party)
+                .filter(|own| own.len() >= self.max_per_address)
+            {
+                let oldest = own
+                    .first()
+                    .expect("at least max_per_address, which is not 0");
                 return Knock::EnterFor(self.pending[oldest].0);
             }
         }
@@ -131,7 +137,7 @@ impl Gate {
     }
 
     /// It waits now, under this token.
-    pub fn enter(&mut self, token: Token, address: IpAddr) {
+    pub(super) fn enter(&mut self, token: Token, address: IpAddr) {
         let party = party(address);
         self.count += 1;
         self.pending.insert(self.count, (token, party));
@@ -140,7 +146,7 @@ impl Gate {
     }
 
     /// It waits no longer: authenticated, or gone.
-    pub fn leave(&mut self, token: Token) {
+    pub(super) fn leave(&mut self, token: Token) {
         let Some(count) = self.by_token.remove(&token) else {
             return;
         };
@@ -156,12 +162,13 @@ impl Gate {
     }
 
     /// The one that has waited longest, to be closed when the system runs out of descriptors.
-    pub fn oldest(&self) -> Option<Token> {
+    pub(super) fn oldest(&self) -> Option<Token> {
         self.pending.first_key_value().map(|(_, (token, _))| *token)
     }
 
     /// How many wait.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
         self.pending.len()
     }
 }
@@ -172,7 +179,7 @@ const REPLAYS: usize = 32 * 1024;
 /// Remembers the ephemeral keys of recent valid hellos, so that a copied hello costs the server a
 /// look-up instead of a key agreement (S2). Bounded: two generations, the older is forgotten.
 #[derive(Default)]
-pub struct ReplayMemory {
+pub(super) struct ReplayMemory {
     young: HashSet<[u8; 16]>,
     old: HashSet<[u8; 16]>,
 }
@@ -183,13 +190,13 @@ impl ReplayMemory {
     }
 
     /// Whether this key was in a recent valid hello.
-    pub fn knows(&self, ephemeral: &[u8; 32]) -> bool {
+    pub(super) fn knows(&self, ephemeral: &[u8; 32]) -> bool {
         let mark = Self::mark(ephemeral);
         self.young.contains(&mark) || self.old.contains(&mark)
     }
 
     /// Remembers the key of a valid hello. `false`: it was known already.
-    pub fn remember(&mut self, ephemeral: &[u8; 32]) -> bool {
+    pub(super) fn remember(&mut self, ephemeral: &[u8; 32]) -> bool {
         if self.knows(ephemeral) {
             return false;
         }
@@ -224,11 +231,17 @@ mod tests {
         for (token, from) in [(1, 1), (2, 1), (3, 2)] {
             enter(&mut gate, token, address(from), now);
         }
-        assert_eq!(gate.knock(address(1), false, now), Knock::EnterFor(Token(1)));
+        assert_eq!(
+            gate.knock(address(1), false, now),
+            Knock::EnterFor(Token(1))
+        );
         assert_eq!(gate.knock(address(2), false, now), Knock::Enter);
         assert_eq!(gate.knock(address(1), true, now), Knock::Enter, "known");
         enter(&mut gate, 4, address(3), now);
-        assert_eq!(gate.knock(address(9), false, now), Knock::EnterFor(Token(1)));
+        assert_eq!(
+            gate.knock(address(9), false, now),
+            Knock::EnterFor(Token(1))
+        );
         assert_eq!(gate.knock(address(9), true, now), Knock::EnterFor(Token(1)));
         gate.leave(Token(1));
         gate.leave(Token(1));
@@ -249,7 +262,11 @@ mod tests {
         assert_eq!(tries(&mut gate, start, false), 30, "a burst");
         assert_eq!(tries(&mut gate, start, true), 100, "known");
         assert_eq!(tries(&mut gate, start + Duration::from_secs(1), false), 10);
-        assert_eq!(gate.knock(address(2), false, start), Knock::Enter, "another");
+        assert_eq!(
+            gate.knock(address(2), false, start),
+            Knock::Enter,
+            "another"
+        );
     }
 
     #[test]

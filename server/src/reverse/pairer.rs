@@ -15,26 +15,26 @@ use minitcptunnel_common::id::{ConnId, SessionId};
 
 /// One external connection that waits.
 #[derive(Debug)]
-pub struct Parked<T> {
+pub(super) struct Parked<T> {
     /// What waits.
-    pub external: T,
+    pub(super) external: T,
     /// The listener it came through.
-    pub tunnel: mio::Token,
+    pub(super) tunnel: mio::Token,
     /// The session that was told, or will be.
-    pub session: SessionId,
+    pub(super) session: SessionId,
     /// Until when it waits.
-    pub deadline: Instant,
+    pub(super) deadline: Instant,
 }
 
 /// The table of waiting external connections, bounded.
-pub struct ConnectionPairer<T> {
+pub(super) struct ConnectionPairer<T> {
     waiting: HashMap<ConnId, Parked<T>>,
     max: usize,
 }
 
 impl<T> ConnectionPairer<T> {
     /// A table for at most `max` waiting connections.
-    pub fn new(max: usize) -> Self {
+    pub(super) fn new(max: usize) -> Self {
         Self {
             waiting: HashMap::new(),
             max,
@@ -42,17 +42,18 @@ impl<T> ConnectionPairer<T> {
     }
 
     /// How many wait.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
 
     /// Whether one more would be turned away.
-    pub fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.waiting.len() >= self.max
     }
 
     /// Leaves a connection here. Gives it back when the table is full or the id is taken.
-    pub fn park(&mut self, conn: ConnId, parked: Parked<T>) -> Result<(), Parked<T>> {
+    pub(super) fn park(&mut self, conn: ConnId, parked: Parked<T>) -> Result<(), Parked<T>> {
         if self.is_full() || self.waiting.contains_key(&conn) {
             return Err(parked);
         }
@@ -62,7 +63,12 @@ impl<T> ConnectionPairer<T> {
 
     /// Takes the connection that a data channel of `session` proves to belong to. `prove` is asked
     /// once, and only for a connection that waits for this very session.
-    pub fn claim(&mut self, conn: &ConnId, session: SessionId, prove: impl FnOnce() -> bool) -> Option<Parked<T>> {
+    pub(super) fn claim(
+        &mut self,
+        conn: &ConnId,
+        session: SessionId,
+        prove: impl FnOnce() -> bool,
+    ) -> Option<Parked<T>> {
         let parked = self.waiting.get(conn)?;
         if parked.session != session || !prove() {
             return None;
@@ -71,19 +77,19 @@ impl<T> ConnectionPairer<T> {
     }
 
     /// Takes a connection whose deadline has passed, if it still waits.
-    pub fn expire(&mut self, conn: &ConnId, now: Instant) -> Option<Parked<T>> {
+    pub(super) fn expire(&mut self, conn: &ConnId, now: Instant) -> Option<Parked<T>> {
         let due = self.waiting.get(conn)?.deadline <= now;
         if due { self.waiting.remove(conn) } else { None }
     }
 
     /// Takes a connection that its client refuses, if it waits for that client's session.
-    pub fn refuse(&mut self, conn: &ConnId, session: SessionId) -> Option<Parked<T>> {
+    pub(super) fn refuse(&mut self, conn: &ConnId, session: SessionId) -> Option<Parked<T>> {
         let own = self.waiting.get(conn)?.session == session;
         if own { self.waiting.remove(conn) } else { None }
     }
 
     /// Takes everything that waits on a tunnel which is gone.
-    pub fn take_tunnel(&mut self, tunnel: mio::Token) -> Vec<Parked<T>> {
+    pub(super) fn take_tunnel(&mut self, tunnel: mio::Token) -> Vec<Parked<T>> {
         self.waiting
             .extract_if(|_, parked| parked.tunnel == tunnel)
             .map(|(_, parked)| parked)
@@ -92,7 +98,7 @@ impl<T> ConnectionPairer<T> {
 
     /// Hands what waits on a tunnel over to the session that took the tunnel over; returns the ids,
     /// which that session has to be told (E8).
-    pub fn hand_over(&mut self, tunnel: mio::Token, to: SessionId) -> Vec<ConnId> {
+    pub(super) fn hand_over(&mut self, tunnel: mio::Token, to: SessionId) -> Vec<ConnId> {
         let mut ids = Vec::new();
         for (conn, parked) in &mut self.waiting {
             if parked.tunnel == tunnel {
@@ -104,12 +110,12 @@ impl<T> ConnectionPairer<T> {
     }
 
     /// The connection behind an id, for reading.
-    pub fn peek(&self, conn: &ConnId) -> Option<&Parked<T>> {
+    pub(super) fn peek(&self, conn: &ConnId) -> Option<&Parked<T>> {
         self.waiting.get(conn)
     }
 
     /// Takes everything, at the end.
-    pub fn drain(&mut self) -> impl Iterator<Item = Parked<T>> {
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Parked<T>> {
         self.waiting.drain().map(|(_, parked)| parked)
     }
 }
@@ -143,7 +149,9 @@ mod tests {
         pairer.park(id("a"), parked(1, now)).unwrap();
         assert!(pairer.claim(&id("b"), OURS, || true).is_none(), "unknown");
         assert!(
-            pairer.claim(&id("a"), OTHER, || panic!("asked for a stranger")).is_none()
+            pairer
+                .claim(&id("a"), OTHER, || panic!("asked for a stranger"))
+                .is_none()
         );
         assert!(pairer.claim(&id("a"), OURS, || false).is_none(), "no proof");
         assert_eq!(pairer.claim(&id("a"), OURS, || true).unwrap().external, 1);
@@ -155,10 +163,16 @@ mod tests {
         let now = Instant::now();
         let mut pairer = ConnectionPairer::new(2);
         pairer.park(id("a"), parked(1, now)).unwrap();
-        assert_eq!(pairer.park(id("a"), parked(2, now)).unwrap_err().external, 2);
+        assert_eq!(
+            pairer.park(id("a"), parked(2, now)).unwrap_err().external,
+            2
+        );
         pairer.park(id("b"), parked(3, now)).unwrap();
         assert!(pairer.is_full());
-        assert_eq!(pairer.park(id("c"), parked(4, now)).unwrap_err().external, 4);
+        assert_eq!(
+            pairer.park(id("c"), parked(4, now)).unwrap_err().external,
+            4
+        );
         assert_eq!(pairer.claim(&id("a"), OURS, || true).unwrap().external, 1);
         assert!(!pairer.is_full());
     }
@@ -169,7 +183,11 @@ mod tests {
         let due = start + Duration::from_secs(10);
         let mut pairer = ConnectionPairer::new(10);
         pairer.park(id("a"), parked(1, due)).unwrap();
-        assert!(pairer.expire(&id("a"), due - Duration::from_millis(1)).is_none());
+        assert!(
+            pairer
+                .expire(&id("a"), due - Duration::from_millis(1))
+                .is_none()
+        );
         assert_eq!(pairer.expire(&id("a"), due).unwrap().external, 1);
         assert!(pairer.expire(&id("a"), due).is_none());
     }
@@ -185,7 +203,10 @@ mod tests {
         };
         pairer.park(id("b"), elsewhere).unwrap();
         assert_eq!(pairer.hand_over(TUNNEL, OTHER), [id("a")]);
-        assert!(pairer.claim(&id("a"), OURS, || true).is_none(), "handed over");
+        assert!(
+            pairer.claim(&id("a"), OURS, || true).is_none(),
+            "handed over"
+        );
         assert!(pairer.refuse(&id("a"), OURS).is_none());
         assert_eq!(pairer.refuse(&id("a"), OTHER).unwrap().external, 1);
         assert!(pairer.take_tunnel(TUNNEL).is_empty());

@@ -21,56 +21,56 @@ use socket2::{Domain, Protocol, Socket, Type};
 const BACKLOG: i32 = 1024;
 
 /// An open tunnel.
-pub struct Tunnel {
+pub(super) struct Tunnel {
     /// Its name, by its client.
-    pub id: TunnelId,
+    pub(super) id: TunnelId,
     /// The session it serves. After a takeover and until it is claimed: the new one.
-    pub session: SessionId,
+    pub(super) session: SessionId,
     /// The port that was asked for; 0 for any.
-    pub asked: u16,
+    pub(super) asked: u16,
     /// The port that is open.
-    pub port: u16,
+    pub(super) port: u16,
     /// How the client wants its data compressed.
-    pub compression: CompressionWish,
+    pub(super) compression: CompressionWish,
     /// What passed; counts into the session's.
-    pub traffic: Arc<Traffic>,
+    pub(super) traffic: Arc<Traffic>,
     /// Who was refused; counts into the session's.
-    pub refusals: Arc<Refusals>,
+    pub(super) refusals: Arc<Refusals>,
     /// The listener, registered under the tunnel's token.
-    pub listener: TcpListener,
+    pub(super) listener: TcpListener,
     /// Taken over with its session, and not yet asked for by the new one.
-    pub inherited: bool,
+    pub(super) inherited: bool,
 }
 
 /// All open tunnels, by the token of their listener.
 #[derive(Default)]
-pub struct TunnelRegistry {
+pub(super) struct TunnelRegistry {
     tunnels: HashMap<Token, Tunnel>,
 }
 
 impl TunnelRegistry {
     /// Adds a tunnel under its listener's token.
-    pub fn add(&mut self, token: Token, tunnel: Tunnel) {
+    pub(super) fn add(&mut self, token: Token, tunnel: Tunnel) {
         self.tunnels.insert(token, tunnel);
     }
 
     /// The tunnel of a token.
-    pub fn of(&self, token: Token) -> Option<&Tunnel> {
+    pub(super) fn of(&self, token: Token) -> Option<&Tunnel> {
         self.tunnels.get(&token)
     }
 
     /// The same, to change it.
-    pub fn of_mut(&mut self, token: Token) -> Option<&mut Tunnel> {
+    pub(super) fn of_mut(&mut self, token: Token) -> Option<&mut Tunnel> {
         self.tunnels.get_mut(&token)
     }
 
     /// Takes a tunnel out.
-    pub fn remove(&mut self, token: Token) -> Option<Tunnel> {
+    pub(super) fn remove(&mut self, token: Token) -> Option<Tunnel> {
         self.tunnels.remove(&token)
     }
 
     /// The tunnel with this id in this session, inherited ones included.
-    pub fn find(&self, session: SessionId, id: &TunnelId) -> Option<Token> {
+    pub(super) fn find(&self, session: SessionId, id: &TunnelId) -> Option<Token> {
         self.tunnels
             .iter()
             .find(|(_, t)| t.session == session && t.id == *id)
@@ -78,7 +78,7 @@ impl TunnelRegistry {
     }
 
     /// An inherited tunnel of this session that stands on this port.
-    pub fn inherited_on(&self, session: SessionId, port: u16) -> Option<Token> {
+    pub(super) fn inherited_on(&self, session: SessionId, port: u16) -> Option<Token> {
         self.tunnels
             .iter()
             .find(|(_, t)| t.session == session && t.inherited && t.port == port)
@@ -86,14 +86,14 @@ impl TunnelRegistry {
     }
 
     /// How many tunnels this session has asked for and got.
-    pub fn count(&self, session: SessionId) -> usize {
+    pub(super) fn count(&self, session: SessionId) -> usize {
         self.of_session(session)
             .filter(|(_, tunnel)| !tunnel.inherited)
             .count()
     }
 
     /// The tunnels of a session.
-    pub fn of_session(&self, session: SessionId) -> impl Iterator<Item = (Token, &Tunnel)> {
+    pub(super) fn of_session(&self, session: SessionId) -> impl Iterator<Item = (Token, &Tunnel)> {
         self.tunnels
             .iter()
             .filter(move |(_, tunnel)| tunnel.session == session)
@@ -101,7 +101,11 @@ impl TunnelRegistry {
     }
 
     /// The tokens of a session's tunnels that `wanted` picks.
-    pub fn tokens(&self, session: SessionId, wanted: impl Fn(&Tunnel) -> bool) -> Vec<Token> {
+    pub(super) fn tokens(
+        &self,
+        session: SessionId,
+        wanted: impl Fn(&Tunnel) -> bool,
+    ) -> Vec<Token> {
         self.of_session(session)
             .filter(|(_, tunnel)| wanted(tunnel))
             .map(|(token, _)| token)
@@ -109,7 +113,7 @@ impl TunnelRegistry {
     }
 
     /// Takeover: everything of `from` is inherited by `to`.
-    pub fn inherit(&mut self, from: SessionId, to: SessionId) -> usize {
+    pub(super) fn inherit(&mut self, from: SessionId, to: SessionId) -> usize {
         let mut count = 0;
         for tunnel in self.tunnels.values_mut().filter(|t| t.session == from) {
             tunnel.session = to;
@@ -121,7 +125,7 @@ impl TunnelRegistry {
 }
 
 /// Opens a listener. `::` takes IPv6 and IPv4 alike, or IPv4 alone where there is no IPv6.
-pub fn listen(address: IpAddr, port: u16) -> io::Result<TcpListener> {
+pub(super) fn listen(address: IpAddr, port: u16) -> io::Result<TcpListener> {
     let any_v6 = address == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
     match listen_on(address, port) {
         Err(e) if any_v6 && no_ipv6(&e) => listen_on(Ipv4Addr::UNSPECIFIED.into(), port),

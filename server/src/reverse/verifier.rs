@@ -24,23 +24,28 @@ use super::event_loop::Event;
 const STACK: usize = 256 * 1024;
 
 /// What became of a hello.
-pub struct Verified {
+pub(super) struct Verified {
     /// Whose.
-    pub token: Token,
+    pub(super) token: Token,
     /// The hello itself.
-    pub hello: Hello,
+    pub(super) hello: Hello,
     /// The answer and the keys, or why not.
-    pub result: Result<(WireHello, ChannelKeys), HelloError>,
+    pub(super) result: Result<(WireHello, ChannelKeys), HelloError>,
 }
 
 /// The threads and their queue. They end when this is dropped.
-pub struct Verifier {
+pub(super) struct Verifier {
     queue: Sender<(Token, Hello)>,
 }
 
 impl Verifier {
     /// Starts `threads` threads that share a queue of `room` hellos.
-    pub fn new(identity: &Arc<IdentityKey>, threads: usize, room: usize, inbox: &Inbox<Event>) -> io::Result<Self> {
+    pub(super) fn new(
+        identity: &Arc<IdentityKey>,
+        threads: usize,
+        room: usize,
+        inbox: &Inbox<Event>,
+    ) -> io::Result<Self> {
         let (queue, jobs) = bounded::<(Token, Hello)>(room);
         for _ in 0..threads {
             let (jobs, identity, inbox) = (jobs.clone(), identity.clone(), inbox.clone());
@@ -50,7 +55,11 @@ impl Verifier {
                 .spawn(move || {
                     for (token, hello) in jobs {
                         let result = answer(&identity, &hello);
-                        let verified = Verified { token, hello, result };
+                        let verified = Verified {
+                            token,
+                            hello,
+                            result,
+                        };
                         if !inbox.send(Event::Verified(Box::new(verified))) {
                             break;
                         }
@@ -61,7 +70,7 @@ impl Verifier {
     }
 
     /// Hands a hello over. `false`: the queue is full.
-    pub fn submit(&self, token: Token, hello: Hello) -> bool {
+    pub(super) fn submit(&self, token: Token, hello: Hello) -> bool {
         self.queue.try_send((token, hello)).is_ok()
     }
 }
