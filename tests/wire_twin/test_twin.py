@@ -8,6 +8,7 @@ tests. Prints one line for a failure and `N passed, N failed` at the end.
 
 from __future__ import annotations
 
+import itertools
 import argparse
 import concurrent.futures
 import random
@@ -1085,9 +1086,13 @@ def unclaimed_listeners_close_after_ten_seconds(rig: Rig) -> None:
 # === the client program ==================================================================
 
 
+# Nobody listens there: the twin's server only notes the number.
+_remote_ports = itertools.count(18_100)
+
+
 def tunnel(service_port: int, name: str = WEB, **more: object) -> dict:
     """A tunnel of the client's configuration."""
-    return {"id": name, "remote_port": 18_080, "local_port": service_port, "auto_start": True, **more}
+    return {"id": name, "remote_port": next(_remote_ports), "local_port": service_port, "auto_start": True, **more}
 
 
 def serving(
