@@ -469,6 +469,20 @@ fn a_key_that_others_may_read_is_warned_about() {
     );
 }
 
+#[test]
+fn keygen_makes_no_file_where_something_else_is() {
+    let dir = Scratch::new();
+    let path = dir.path().join(JSON);
+    fs::create_dir(&path).unwrap();
+    assert_eq!(
+        keygen(&path).unwrap_err().to_string(),
+        format!(
+            "the configuration file cannot be used: {} is not an ordinary file",
+            path.display()
+        )
+    );
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_place_that_takes_no_file_is_told_clearly() {

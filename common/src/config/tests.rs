@@ -353,7 +353,7 @@ fn no_cut_and_no_flip_brings_the_readers_down() {
 
 mod editing {
     use super::super::Format;
-    use super::super::edit::{EditError, insert_text};
+    use super::super::edit::{EditError, insert_text, only_added};
 
     const HEX: &str = "9d61b19deffd5a60";
 
@@ -459,6 +459,27 @@ mod editing {
             }
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    #[test]
+    fn a_text_with_another_meaning_is_not_accepted() {
+        let tree = |text: &str| Format::Yaml.parse(text).unwrap();
+        let old = tree("a: {b: [1, x]}\nsecret:\nz: 2\n");
+        let accepted = |new: &str| only_added(&old, &tree(new), "secret", HEX);
+        assert!(accepted(&format!("secret: {HEX}\na: {{b: [1, x]}}\nz: 2")));
+        for new in [
+            "a: {b: [1, x]}\nz: 2".to_owned(),
+            "a: {b: [1, x]}\nsecret:\nz: 2".to_owned(),
+            format!("a: {{b: [1, x]}}\nsecret: {HEX}0\nz: 2"),
+            format!("a: {{b: [1, x]}}\nsecret: {HEX}"),
+            format!("a: {{b: [1, y]}}\nsecret: {HEX}\nz: 2"),
+            format!("a: {{b: [1]}}\nsecret: {HEX}\nz: 2"),
+            format!("a: {{b: [1, x], secret: {HEX}}}\nz: 2"),
+            format!("z: 2\na: {{b: [1, x]}}\nsecret: {HEX}"),
+            format!("a: {{b: [1, x]}}\nsecret: {HEX}\nz: '2'"),
+        ] {
+            assert!(!accepted(&new), "{new}");
+        }
     }
 
     #[test]
