@@ -2,6 +2,7 @@
 //! makes up, `tests/fuzz_corpus.rs` with the committed corpus, on every test run and without any instrumentation.
 
 use ed25519_dalek::SigningKey;
+use minitcptunnel_client::config as client;
 use minitcptunnel_common::config::{self, Format};
 use minitcptunnel_common::identity::{AllowList, IdentityKey};
 use minitcptunnel_common::wire::compress::{self, Unpacked};
@@ -10,6 +11,7 @@ use minitcptunnel_common::wire::handshake::v1::{self, HELLO_WIRE_LEN, Hello, Hel
 use minitcptunnel_common::wire::keys::DirectionKey;
 use minitcptunnel_common::wire::message::{Capabilities, Kind, Message};
 use minitcptunnel_common::wire::{CONTROL_FRAME_MAX, MESSAGE_HEAD, MESSAGE_MAX};
+use minitcptunnel_server::config as server;
 use std::path::Path;
 
 /// Takes `N` bytes off the front.
@@ -56,6 +58,8 @@ pub fn hello(mut data: &[u8]) {
                 // In one piece a later mistake may be seen before an earlier one could be.
                 (Err(_), Err(_)) | (Ok(None), Ok(None)) => {}
                 (Ok(Some(slow)), Ok(Some(fast))) => {
+                    let role = if from == Role::Client { 1 } else { 0 };
+                    assert!(data.starts_with(&[0, 0, 0, 143, 0, 1, role]), "length, version and role are looked at");
                     assert!(slow == fast, "the same bytes are the same hello, however they arrive");
                     let _ = v1::respond(&server, &slow, &seeds(4));
                 }
@@ -266,6 +270,22 @@ fn read_config(path: &str, text: &str) -> Option<serde_json::Map<String, serde_j
     }
 }
 
+/// The typed reading of both programs: whatever the file says, it is taken or refused in words.
+fn read_typed(path: &str, text: &str) {
+    let path = Path::new(path);
+    if let Ok(loaded) = config::parse::<server::Raw>(path, text) {
+        if let Err(problem) = server::check(loaded.raw, loaded.places, &server::Overrides::default()) {
+            assert!(!problem.to_string().is_empty(), "a refusal says why");
+        }
+    }
+    if let Ok(loaded) = config::parse::<client::Raw>(path, text) {
+        match client::check(loaded.raw, loaded.places, client::Pinning::Required) {
+            Ok(checked) => assert!(checked.config.server_pub_key.is_some(), "no pin, no configuration"),
+            Err(problem) => assert!(!problem.to_string().is_empty(), "a refusal says why"),
+        }
+    }
+}
+
 /// Files a person writes. `y...` is YAML, `a...` an allow list, `k...` a key file, anything else JSON.
 pub fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -275,6 +295,7 @@ pub fn config(data: &[u8]) {
         Some(b'y') => (Format::Yaml, "x.yaml", &text[1..]),
         _ => (Format::Json, "x.json", text),
     };
+    read_typed(path, text);
     let before = read_config(path, text);
     let key = "identity_private_key_hex";
     let value = "00ff".repeat(16);
