@@ -8,13 +8,18 @@ use std::path::Path;
 mod checks;
 
 /// Runs every input of a target's corpus; the number guards against a folder that has gone empty.
+#[expect(
+    clippy::print_stdout,
+    reason = "a panic does not name the input; the harness shows this with it"
+)]
 fn replay(target: &str, at_least: usize, check: fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/corpus")
+        .join(target);
     let mut seen = 0;
     for entry in fs::read_dir(&folder).expect("the corpus is committed") {
         let path = entry.expect("a readable folder").path();
         let input = fs::read(&path).expect("a readable input");
-        // A panic names the input: the harness prints what the test printed.
         println!("{}", path.display());
         check(&input);
         seen += 1;

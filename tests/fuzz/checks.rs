@@ -1,13 +1,14 @@
 //! What must hold for any bytes at all, one function per fuzz target. The fuzz targets call these with what libFuzzer
 //! makes up, `tests/fuzz_corpus.rs` with the committed corpus, on every test run and without any instrumentation.
 
-use ed25519_dalek::SigningKey;
 use minitcptunnel_client::config as client;
 use minitcptunnel_common::config::{self, Format};
 use minitcptunnel_common::identity::{AllowList, IdentityKey};
 use minitcptunnel_common::wire::compress::{self, Unpacked};
 use minitcptunnel_common::wire::frame::{self, FrameReader, Opener, Sealer};
-use minitcptunnel_common::wire::handshake::v1::{self, HELLO_WIRE_LEN, Hello, HelloError, HelloReader, Initiator, Role, Seeds};
+use minitcptunnel_common::wire::handshake::v1::{
+    self, HELLO_WIRE_LEN, Hello, HelloError, HelloReader, Initiator, Role, Seeds,
+};
 use minitcptunnel_common::wire::keys::DirectionKey;
 use minitcptunnel_common::wire::message::{Capabilities, Kind, Message};
 use minitcptunnel_common::wire::{CONTROL_FRAME_MAX, MESSAGE_HEAD, MESSAGE_MAX};
@@ -41,14 +42,19 @@ fn read_hello(wire: &[u8], from: Role, step: usize) -> Result<Option<Hello>, Hel
 
 /// Hellos: `mode, step, bytes`. Mode 0 reads the bytes as a hello. Otherwise they are pairs of place and change for an
 /// honest hello, and only the unchanged one may pass.
-pub fn hello(mut data: &[u8]) {
-    let Some(&[mode, step]) = take(&mut data) else { return };
+pub(super) fn hello(mut data: &[u8]) {
+    let Some(&[mode, step]) = take(&mut data) else {
+        return;
+    };
     let step = usize::from(step).max(1);
-    let client = SigningKey::from_bytes(&[1; 32]);
-    let server = SigningKey::from_bytes(&[2; 32]);
-    let seeds = |byte| Seeds { ephemeral: [byte; 32], nonce: [byte; 12] };
-    let pin = server.verifying_key().to_bytes();
-    let (initiator, honest) = Initiator::new(&client, &seeds(3));
+    let client = IdentityKey::from_seed(&[1; 32]);
+    let server = IdentityKey::from_seed(&[2; 32]);
+    let seeds = |byte| Seeds {
+        ephemeral: [byte; 32],
+        nonce: [byte; 12],
+    };
+    let pin = *server.public().as_bytes();
+    let (initiator, honest) = Initiator::new(client.signing_key(), &seeds(3));
 
     if mode == 0 {
         for from in [Role::Client, Role::Server] {
@@ -59,15 +65,24 @@ pub fn hello(mut data: &[u8]) {
                 (Err(_), Err(_)) | (Ok(None), Ok(None)) => {}
                 (Ok(Some(slow)), Ok(Some(fast))) => {
                     let role = if from == Role::Client { 1 } else { 0 };
-                    assert!(data.starts_with(&[0, 0, 0, 143, 0, 1, role]), "length, version and role are looked at");
-                    assert!(slow == fast, "the same bytes are the same hello, however they arrive");
-                    let _ = v1::respond(&server, &slow, &seeds(4));
+                    assert!(
+                        data.starts_with(&[0, 0, 0, 143, 0, 1, role]),
+                        "length, version and role are looked at"
+                    );
+                    assert!(
+                        slow == fast,
+                        "the same bytes are the same hello, however they arrive"
+                    );
+                    let _ = v1::respond(server.signing_key(), &slow, &seeds(4));
                 }
                 _ => panic!("the verdict on a hello depends on how it arrives"),
             }
         }
         if let Ok(Some(answer)) = read_hello(data, Role::Server, step) {
-            assert!(initiator.finish(&answer, Some(&pin)).is_err(), "a made-up answer passed");
+            assert!(
+                initiator.finish(&answer, Some(&pin)).is_err(),
+                "a made-up answer passed"
+            );
         }
         return;
     }
@@ -83,8 +98,12 @@ pub fn hello(mut data: &[u8]) {
     }
     let answered = read_hello(&wire, Role::Client, step)
         .map(|hello| hello.expect("147 bytes are a hello"))
-        .and_then(|hello| v1::respond(&server, &hello, &seeds(4)));
-    assert_eq!(answered.is_ok(), wire == honest, "a hello passes exactly when nobody changed it");
+        .and_then(|hello| v1::respond(server.signing_key(), &hello, &seeds(4)));
+    assert_eq!(
+        answered.is_ok(),
+        wire == honest,
+        "a hello passes exactly when nobody changed it"
+    );
     if let Ok((honest, keys)) = answered {
         let mut wire = honest;
         if mode != 1 {
@@ -93,7 +112,11 @@ pub fn hello(mut data: &[u8]) {
         let finished = read_hello(&wire, Role::Server, step)
             .map(|answer| answer.expect("147 bytes are a hello"))
             .and_then(|answer| initiator.finish(&answer, Some(&pin)));
-        assert_eq!(finished.is_ok(), wire == honest, "an answer passes exactly when nobody changed it");
+        assert_eq!(
+            finished.is_ok(),
+            wire == honest,
+            "an answer passes exactly when nobody changed it"
+        );
         if let Ok(mine) = finished {
             assert_eq!(mine.c2s.parts(), keys.c2s.parts());
             assert_eq!(mine.s2c.parts(), keys.s2c.parts());
@@ -131,8 +154,10 @@ fn read_frames(stream: &[u8], step: usize) -> (Vec<Vec<u8>>, bool) {
 
 /// Frames: `mode, step, place, change, bytes`. Mode 0 reads the bytes as frames, which nobody sealed. Otherwise they
 /// are messages (`how, length, bytes`), sealed, perhaps changed at one place, and read again.
-pub fn frame(mut data: &[u8]) {
-    let Some(&[mode, step, place_high, place_low, change]) = take(&mut data) else { return };
+pub(super) fn frame(mut data: &[u8]) {
+    let Some(&[mode, step, place_high, place_low, change]) = take(&mut data) else {
+        return;
+    };
     let step = usize::from(step).max(1);
     if mode == 0 {
         let (messages, _) = read_frames(data, step);
@@ -157,16 +182,23 @@ pub fn frame(mut data: &[u8]) {
         match how & 3 {
             0 => {
                 message[1] = flags;
-                let n = sealer.seal_stored(&mut buffer, Kind::Data, flags, payload.len()).expect("counters left");
+                let n = sealer
+                    .seal_stored(&mut buffer, Kind::Data, flags, payload.len())
+                    .expect("counters left");
                 stream.extend_from_slice(&buffer[..n]);
             }
-            1 => match sealer.seal_packed(&mut buffer, Kind::Data, payload.len(), &mut packed).expect("counters left") {
+            1 => match sealer
+                .seal_packed(&mut buffer, Kind::Data, payload.len(), &mut packed)
+                .expect("counters left")
+            {
                 Some(frame) => {
                     assert!(frame.len() < buffer.len(), "packed is smaller than stored");
                     stream.extend_from_slice(frame);
                 }
                 None => {
-                    let n = sealer.seal_stored(&mut buffer, Kind::Data, 0, payload.len()).expect("counters left");
+                    let n = sealer
+                        .seal_stored(&mut buffer, Kind::Data, 0, payload.len())
+                        .expect("counters left");
                     stream.extend_from_slice(&buffer[..n]);
                 }
             },
@@ -175,7 +207,9 @@ pub fn frame(mut data: &[u8]) {
                     message.clear();
                 }
                 message.extend_from_slice(&payload);
-                sealer.seal_message(&message, &mut stream).expect("counters left");
+                sealer
+                    .seal_message(&message, &mut stream)
+                    .expect("counters left");
             }
         }
         if how & 3 < 2 {
@@ -187,23 +221,32 @@ pub fn frame(mut data: &[u8]) {
     let place = usize::from(place_high) << 8 | usize::from(place_low);
     if change == 0 || place >= stream.len() {
         let (messages, damaged) = read_frames(&stream, step);
-        assert!(!damaged && messages == sent, "what was sealed is what comes out");
+        assert!(
+            !damaged && messages == sent,
+            "what was sealed is what comes out"
+        );
         return;
     }
     stream[place] ^= change;
     let (messages, _) = read_frames(&stream, step);
     let intact = ends.iter().take_while(|&&end| end <= place).count();
-    assert!(messages == sent[..intact], "all before the damage comes out, and nothing after it");
+    assert!(
+        messages == sent[..intact],
+        "all before the damage comes out, and nothing after it"
+    );
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
 /// Messages: any bytes decode or are refused, and what was decoded survives being written and read again.
-pub fn messages(data: &[u8]) {
+pub(super) fn messages(data: &[u8]) {
     if let Ok(message) = Message::decode(data) {
         let mut written = Vec::new();
         message.encode(true, &mut written);
-        assert!(written.len() <= data.len().max(MESSAGE_HEAD) + 16, "nothing grows out of proportion");
+        assert!(
+            written.len() <= data.len().max(MESSAGE_HEAD) + 16,
+            "nothing grows out of proportion"
+        );
         assert_eq!(Message::decode(&written).as_ref(), Ok(&message));
         // Towards an original peer the optional fields are missing, and the rest still reads.
         written.clear();
@@ -212,7 +255,10 @@ pub fn messages(data: &[u8]) {
         if let Message::Heartbeat { payload } = &message {
             if let Some(known) = Capabilities::read_offer(payload) {
                 assert_eq!(Capabilities::read_offer(&known.offer()), Some(known));
-                assert!(Capabilities::read_answer(payload).is_none(), "an offer is not an answer");
+                assert!(
+                    Capabilities::read_answer(payload).is_none(),
+                    "an offer is not an answer"
+                );
                 assert_eq!(known.and(Capabilities::ALL), known);
             }
             if let Some(known) = Capabilities::read_answer(payload) {
@@ -225,11 +271,14 @@ pub fn messages(data: &[u8]) {
 // ---------------------------------------------------------------------------------------------------------------------
 
 /// The message of a container, with everything held to be true of [`compress::unpack`]; `None` when it is refused.
-pub fn unpack(container: &[u8], limit: usize) -> Option<Vec<u8>> {
+pub(super) fn unpack(container: &[u8], limit: usize) -> Option<Vec<u8>> {
     let mut spare = Vec::new();
     let unpacked = compress::unpack(container, &mut spare, limit);
     // One byte over the limit is how it finds out that there is more.
-    assert!(spare.len() <= limit.max(4096) + 1, "expansion stops at the limit, not after it");
+    assert!(
+        spare.len() <= limit.max(4096) + 1,
+        "expansion stops at the limit, not after it"
+    );
     let message = match unpacked.ok()? {
         Unpacked::InPlace(range) => container[range].to_vec(),
         Unpacked::Spare(len) => spare[..len].to_vec(),
@@ -239,21 +288,34 @@ pub fn unpack(container: &[u8], limit: usize) -> Option<Vec<u8>> {
 }
 
 /// LZ4 containers: `limit, bytes`. The bytes as a container; then as a message, packed and unpacked.
-pub fn lz4(mut data: &[u8]) {
-    let Some(&[limit]) = take(&mut data) else { return };
+pub(super) fn lz4(mut data: &[u8]) {
+    let Some(&[limit]) = take(&mut data) else {
+        return;
+    };
     let limit = match limit {
         0 => MESSAGE_MAX,
         1 => CONTROL_FRAME_MAX,
         n => usize::from(n) << 4,
     };
     if let Some(message) = unpack(data, limit) {
-        assert_eq!(unpack(data, MESSAGE_MAX), Some(message), "a wider limit does not change a message");
+        assert_eq!(
+            unpack(data, MESSAGE_MAX),
+            Some(message),
+            "a wider limit does not change a message"
+        );
     }
     let mut container = vec![0xEE; 3];
     if compress::pack(data, &mut container) {
-        assert!(container.len() - 3 < data.len() + compress::OVERHEAD, "packed is smaller than stored");
+        assert!(
+            container.len() - 3 < data.len() + compress::OVERHEAD,
+            "packed is smaller than stored"
+        );
         assert_eq!(unpack(&container[3..], data.len()).as_deref(), Some(data));
-        assert_eq!(unpack(&container[3..], data.len() - 1), None, "one byte less is too little room");
+        assert_eq!(
+            unpack(&container[3..], data.len() - 1),
+            None,
+            "one byte less is too little room"
+        );
     }
     assert!(container.starts_with(&[0xEE; 3]), "what stood before stays");
 }
@@ -262,7 +324,13 @@ pub fn lz4(mut data: &[u8]) {
 
 fn read_config(path: &str, text: &str) -> Option<serde_json::Map<String, serde_json::Value>> {
     match config::parse::<serde_json::Value>(Path::new(path), text) {
-        Ok(loaded) => Some(loaded.raw.as_object().expect("a configuration is a mapping").clone()),
+        Ok(loaded) => Some(
+            loaded
+                .raw
+                .as_object()
+                .expect("a configuration is a mapping")
+                .clone(),
+        ),
         Err(problem) => {
             assert!(!problem.to_string().is_empty(), "a refusal says why");
             None
@@ -273,22 +341,28 @@ fn read_config(path: &str, text: &str) -> Option<serde_json::Map<String, serde_j
 /// The typed reading of both programs: whatever the file says, it is taken or refused in words.
 fn read_typed(path: &str, text: &str) {
     let path = Path::new(path);
-    if let Ok(loaded) = config::parse::<server::Raw>(path, text) {
-        if let Err(problem) = server::check(loaded.raw, loaded.places, &server::Overrides::default()) {
-            assert!(!problem.to_string().is_empty(), "a refusal says why");
-        }
+    if let Ok(loaded) = config::parse::<server::Raw>(path, text)
+        && let Err(problem) =
+            server::check(loaded.raw, loaded.places, &server::Overrides::default())
+    {
+        assert!(!problem.to_string().is_empty(), "a refusal says why");
     }
     if let Ok(loaded) = config::parse::<client::Raw>(path, text) {
         match client::check(loaded.raw, loaded.places, client::Pinning::Required) {
-            Ok(checked) => assert!(checked.config.server_pub_key.is_some(), "no pin, no configuration"),
+            Ok(checked) => assert!(
+                checked.config.server_pub_key.is_some(),
+                "no pin, no configuration"
+            ),
             Err(problem) => assert!(!problem.to_string().is_empty(), "a refusal says why"),
         }
     }
 }
 
 /// Files a person writes. `y...` is YAML, `a...` an allow list, `k...` a key file, anything else JSON.
-pub fn config(data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
+pub(super) fn config(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
     let (format, path, text) = match text.as_bytes().first() {
         Some(b'a') => return allow_list(&text[1..]),
         Some(b'k') => return key_file(&text[1..]),
@@ -307,11 +381,20 @@ pub fn config(data: &[u8]) {
         };
         let old = expected.insert(key.to_owned(), value.into());
         assert!(
-            old.is_none_or(|old| old.is_null() || old.as_str().is_some_and(|text| text.trim().is_empty())),
+            old.is_none_or(
+                |old| old.is_null() || old.as_str().is_some_and(|text| text.trim().is_empty())
+            ),
             "a value that was there is never replaced"
         );
-        assert_eq!(read_config(path, &new), Some(expected), "nothing else changes");
-        assert!(config::edit::insert_text(format, &new, key, "11", "").is_err(), "nor a second time");
+        assert_eq!(
+            read_config(path, &new),
+            Some(expected),
+            "nothing else changes"
+        );
+        assert!(
+            config::edit::insert_text(format, &new, key, "11", "").is_err(),
+            "nor a second time"
+        );
     }
 }
 
@@ -327,7 +410,10 @@ fn allow_list(text: &str) {
         }
         Err(bad) => {
             assert!(!bad.is_empty());
-            assert!(bad.is_sorted_by(|a, b| a.line < b.line), "each bad line once, in order");
+            assert!(
+                bad.is_sorted_by(|a, b| a.line < b.line),
+                "each bad line once, in order"
+            );
             assert!(bad.iter().all(|bad| (1..=lines).contains(&bad.line)));
         }
     }

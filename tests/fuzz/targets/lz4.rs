@@ -11,15 +11,19 @@ const LIMIT: usize = 1 << 20;
 
 fn reference(container: &[u8]) -> Option<Vec<u8>> {
     let mut message = Vec::new();
-    lz4::Decoder::new(container).ok()?.take(LIMIT as u64 + 1).read_to_end(&mut message).ok()?;
+    lz4::Decoder::new(container)
+        .ok()?
+        .take(LIMIT as u64 + 1)
+        .read_to_end(&mut message)
+        .ok()?;
     (message.len() <= LIMIT).then_some(message)
 }
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     checks::lz4(data);
-    if let Some(container) = data.get(1..) {
-        if let (Some(ours), Some(theirs)) = (checks::unpack(container, LIMIT), reference(container)) {
-            assert_eq!(ours, theirs, "the reference decoder reads something else");
-        }
+    if let Some(container) = data.get(1..)
+        && let (Some(ours), Some(theirs)) = (checks::unpack(container, LIMIT), reference(container))
+    {
+        assert_eq!(ours, theirs, "the reference decoder reads something else");
     }
 });
