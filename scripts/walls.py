@@ -23,12 +23,8 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10 and older
-    import tomli as tomllib
 
 # --------------------------------------------------------------------------------------------------------------------
 # The plan
