@@ -50,6 +50,12 @@ pub trait Source: BufRead + Send {
     fn rest(&mut self) -> Option<Arc<Socket>> {
         None
     }
+
+    /// Whether the end of this source is the end of the whole conversation, because its peer knows
+    /// no half-close (an original on a data channel, PROTOCOL.md 9).
+    fn ends_both(&self) -> bool {
+        false
+    }
 }
 
 impl Source for &[u8] {}
@@ -81,6 +87,10 @@ pub trait Sink: Send {
 
     /// Announces the end of our direction (clause 2).
     fn finish(&mut self) -> io::Result<()>;
+
+    /// Stops listening to the peer after [`finish`](Self::finish): nobody is left to hear it. The
+    /// other direction then sees an orderly end.
+    fn hang_up(&mut self) {}
 
     /// Gives buffers back; nothing has been taken for a while.
     fn rest(&mut self) {}
@@ -221,9 +231,21 @@ impl Abortable for Socket {
     }
 }
 
-/// Resets a connection that never became part of a pair.
-pub fn reset(stream: &TcpStream) {
+/// Makes a connection that never became part of a pair end with a reset when it is dropped.
+pub fn reset<'s, S>(stream: &'s S)
+where
+    SockRef<'s>: From<&'s S>,
+{
+    // An error means that the connection is gone already.
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+/// Takes [`reset`] back: the connection will end in the ordinary way.
+pub fn no_reset<'s, S>(stream: &'s S)
+where
+    SockRef<'s>: From<&'s S>,
+{
+    let _ = SockRef::from(stream).set_linger(None);
 }
 
 /// A plain TCP connection as a duplex: the external connection, or the local service.
@@ -303,5 +325,10 @@ impl Sink for TcpSink {
 
     fn finish(&mut self) -> io::Result<()> {
         self.socket.shutdown_write()
+    }
+
+    fn hang_up(&mut self) {
+        // Wakes the reading half with an end; an error means that it has one already.
+        let _ = self.socket.stream.shutdown(Shutdown::Read);
     }
 }

@@ -54,6 +54,12 @@ impl<T> Slots<T> {
         self.map.remove(&token)
     }
 
+    /// Puts an entry back under the token it had, as when it has become something else.
+    pub fn put_back(&mut self, token: Token, value: T) {
+        debug_assert!(token.0 < self.next, "only tokens that insert has given out");
+        self.map.insert(token, value);
+    }
+
     /// All entries.
     pub fn iter(&self) -> impl Iterator<Item = (Token, &T)> {
         self.map.iter().map(|(token, value)| (*token, value))

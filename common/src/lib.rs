@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod channel;
+pub mod config;
 pub mod dial;
 pub mod duplex;
 pub mod evloop;
@@ -13,4 +14,8 @@ pub mod log;
 pub mod metrics;
 pub mod pool;
 pub mod relay;
+pub mod resources;
 pub mod wire;
+
+#[cfg(test)]
+mod scratch;

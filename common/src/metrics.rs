@@ -8,6 +8,7 @@
 //! Counters are relaxed atomics: each is exact, a snapshot across several is not one instant.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Which way bytes go, named from the middle of the path in every job, log line and counter.
@@ -19,9 +20,10 @@ pub enum Direction {
     FromService,
 }
 
-/// Bytes and connections of one tunnel, or of everything.
+/// Bytes and connections of one tunnel, one session or everything; each counts into the next larger.
 #[derive(Default, Debug)]
 pub struct Traffic {
+    parent: Option<Arc<Traffic>>,
     to_service: AtomicU64,
     from_service: AtomicU64,
     live: AtomicU64,
@@ -29,24 +31,47 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// Counters that also count into `parent`.
+    pub fn part_of(parent: Arc<Self>) -> Self {
+        Self {
+            parent: Some(parent),
+            ..Self::default()
+        }
+    }
+
+    fn chain(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |traffic| traffic.parent.as_deref())
+    }
+
     /// Counts `n` bytes.
     pub fn add(&self, direction: Direction, n: usize) {
-        let counter = match direction {
+        for traffic in self.chain() {
+            traffic
+                .counter(direction)
+                .fetch_add(n as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn counter(&self, direction: Direction) -> &AtomicU64 {
+        match direction {
             Direction::ToService => &self.to_service,
             Direction::FromService => &self.from_service,
-        };
-        counter.fetch_add(n as u64, Ordering::Relaxed);
+        }
     }
 
     /// Counts a pair that begins.
     pub fn begin(&self) {
-        self.live.fetch_add(1, Ordering::Relaxed);
-        self.total.fetch_add(1, Ordering::Relaxed);
+        for traffic in self.chain() {
+            traffic.live.fetch_add(1, Ordering::Relaxed);
+            traffic.total.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Counts a pair that has ended.
     pub fn end(&self) {
-        self.live.fetch_sub(1, Ordering::Relaxed);
+        for traffic in self.chain() {
+            traffic.live.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// The counters now.
@@ -124,19 +149,32 @@ impl Refusal {
     }
 }
 
-/// Refused external connections by reason.
+/// Refused external connections by reason; like [`Traffic`], they count into the next larger.
 #[derive(Default, Debug)]
-pub struct Refusals([AtomicU64; Refusal::ALL.len()]);
+pub struct Refusals {
+    parent: Option<Arc<Refusals>>,
+    counts: [AtomicU64; Refusal::ALL.len()],
+}
 
 impl Refusals {
+    /// Counters that also count into `parent`.
+    pub fn part_of(parent: Arc<Self>) -> Self {
+        Self {
+            parent: Some(parent),
+            ..Self::default()
+        }
+    }
+
     /// Counts one.
     pub fn add(&self, reason: Refusal) {
-        self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
+        for refusals in std::iter::successors(Some(self), |refusals| refusals.parent.as_deref()) {
+            refusals.counts[reason as usize].fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// How many for this reason.
     pub fn of(&self, reason: Refusal) -> u64 {
-        self.0[reason as usize].load(Ordering::Relaxed)
+        self.counts[reason as usize].load(Ordering::Relaxed)
     }
 
     /// How many in all.

@@ -225,6 +225,8 @@ impl Pump {
         self.pair.verdict().first.get_or_insert(self.from());
         if let Err(e) = self.sink.finish() {
             self.fail(&Fault::Sink(e));
+        } else if self.source.ends_both() {
+            self.sink.hang_up();
         }
         Outcome::Over
     }

@@ -1,1 +1,13 @@
-//! MiniTCPTunnel server.
+//! The MiniTCPTunnel server: `main` is a thin shell around this library.
+//!
+//! ```text
+//!  cli ─> config ─> reverse::start ─> Handle ─ stop
+//! ```
+
+pub mod cli;
+pub mod config;
+pub mod reverse;
+
+#[cfg(test)]
+#[path = "../../common/src/scratch.rs"]
+mod scratch;

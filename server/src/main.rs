@@ -1,2 +1,153 @@
-//! MiniTCPTunnel server program.
-fn main() {}
+//! MiniTCPTunnel server program: arguments, configuration, start, signals, exit code.
+
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::{Parser, Subcommand};
+use minitcptunnel_common::config::{Grace, Seconds};
+use minitcptunnel_common::exit::ExitCode;
+use minitcptunnel_common::log::{self as logging, LogOptions, Verbosity};
+use minitcptunnel_server::cli;
+use minitcptunnel_server::config::{self, Checked, Overrides};
+use minitcptunnel_server::reverse::{self, StartError};
+
+/// Takes MiniTCPTunnel clients on one port and opens public ports for their local services.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Subcommands>,
+    /// Port that clients connect to [default: 9000, or as configured]
+    #[arg(long, global = true, value_name = "PORT")]
+    port: Option<u16>,
+    /// Address to listen on [default: "::", all of IPv6 and IPv4, or as configured]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    bind: Option<IpAddr>,
+    /// Configuration file, JSON or YAML; without it the defaults hold
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Stop after this many seconds
+    #[arg(long, global = true, value_name = "SECONDS")]
+    timeout: Option<Seconds>,
+    /// How long running connections may go on after a signal [default: 5, or as configured]
+    #[arg(long, global = true, value_name = "SECONDS")]
+    grace: Option<Grace>,
+    /// Log one line per connection
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    /// Log everything, also what libraries have to say
+    #[arg(long, global = true)]
+    debug: bool,
+}
+
+#[derive(Subcommand)]
+enum Subcommands {
+    /// Serve (what happens without a command)
+    Run,
+    /// Print the server's public key, for the clients' server_pub_key
+    Pubkey,
+    /// Check the configuration and say what it would do
+    Check,
+}
+
+fn main() -> std::process::ExitCode {
+    let arguments = Arguments::parse();
+    let overrides = Overrides {
+        port: arguments.port,
+        bind: arguments.bind,
+        grace: arguments.grace.map(Grace::duration),
+    };
+    let checked = config::load(arguments.config.as_deref(), &overrides);
+    let command = arguments.command.as_ref().unwrap_or(&Subcommands::Run);
+    match (command, checked) {
+        (Subcommands::Run, checked) => {
+            let _log = logging::init(log_options(&arguments));
+            match checked {
+                Ok(checked) => run(&arguments, checked),
+                Err(e) => {
+                    e.to_string().lines().for_each(|line| log::error!("{line}"));
+                    ExitCode::Configuration
+                }
+            }
+        }
+        (Subcommands::Pubkey, Ok(checked)) => print(cli::pubkey(&checked.config)),
+        (Subcommands::Check, Ok(checked)) => print(cli::check(&checked)),
+        (_, Err(e)) => complain(&e, ExitCode::Configuration),
+    }
+    .into()
+}
+
+fn log_options(arguments: &Arguments) -> LogOptions {
+    let verbosity = match (arguments.debug, arguments.verbose) {
+        (true, _) => Verbosity::Debug,
+        (false, true) => Verbosity::Verbose,
+        (false, false) => Verbosity::Normal,
+    };
+    LogOptions {
+        verbosity,
+        ..LogOptions::default()
+    }
+}
+
+/// Prints what a command has to say, or what went wrong. A closed stdout is nobody's problem.
+fn print(result: Result<String, StartError>) -> ExitCode {
+    match result {
+        Ok(text) => {
+            let _ = writeln!(io::stdout(), "{text}");
+            ExitCode::Ok
+        }
+        Err(e) => complain(&e, e.exit_code()),
+    }
+}
+
+fn complain(e: &dyn std::error::Error, code: ExitCode) -> ExitCode {
+    let _ = writeln!(io::stderr(), "{e}");
+    code
+}
+
+fn run(arguments: &Arguments, checked: Checked) -> ExitCode {
+    for warning in &checked.warnings {
+        log::warn!("{warning}");
+    }
+    let grace = checked.config.grace;
+    // Before the first socket: a signal during the start must not be lost.
+    let (stop, stopped) = crossbeam_channel::bounded::<()>(1);
+    let signalled = AtomicBool::new(false);
+    let handler = move || {
+        if signalled.swap(true, Ordering::SeqCst) {
+            log::logger().flush();
+            std::process::exit(ExitCode::SecondSignal.number().into());
+        }
+        log::info!("Stopping; a second signal stops at once");
+        let _ = stop.try_send(());
+    };
+    if let Err(e) = ctrlc::set_handler(handler) {
+        log::error!("signals cannot be handled: {e}");
+        return ExitCode::Resources;
+    }
+    let handle = match reverse::start(checked.config) {
+        Ok(handle) => handle,
+        Err(e) => {
+            log::error!("{e}");
+            return e.exit_code();
+        }
+    };
+    let timeout = arguments.timeout.map(Seconds::duration);
+    let after = timeout.map_or_else(crossbeam_channel::never, crossbeam_channel::after);
+    crossbeam_channel::select! {
+        recv(stopped) -> _ => {}
+        recv(after) -> _ => log::info!("Stopping: --timeout has passed"),
+        recv(handle.failed()) -> _ => {}
+    }
+    match handle.stop(grace) {
+        Ok(()) => ExitCode::Ok,
+        Err(e) => {
+            log::error!(
+                "the server's loop failed: {e}. This is a bug or a broken system; please report it"
+            );
+            ExitCode::Failure
+        }
+    }
+}

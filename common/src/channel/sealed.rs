@@ -254,6 +254,10 @@ impl Source for SealedSource {
         (self.start, self.end) = (0, 0);
         Some(self.socket.clone())
     }
+
+    fn ends_both(&self) -> bool {
+        self.rule == End::Tcp
+    }
 }
 
 struct SealedSink {

@@ -167,6 +167,10 @@ fn single_block(container: &[u8], limit: usize) -> Result<Shape, ContainerError>
         return Ok(Shape::Other);
     }
     let [flg, bd] = *rest.first_chunk::<2>().ok_or(ContainerError::Truncated)?;
+    // L3, where the reference decoder is more generous: a dictionary that nobody has.
+    if flg & 0b0000_0001 != 0 {
+        return Err(ContainerError::Header);
+    }
     // Version 1; linked or independent does not matter to a single block; no block checksum, no
     // content checksum, no dictionary.
     if flg & 0b1101_0111 != 0b0100_0000 || bd & 0x8F != 0 || bd < 0x40 {
@@ -509,6 +513,13 @@ mod tests {
             b""
         );
         assert_eq!(message(&[], LIMIT), Err(ContainerError::Truncated));
+        // A dictionary id, under a right checksum.
+        let mut named = MAGIC.to_vec();
+        let descriptor = [0x61, 0x40, 1, 0, 0, 0];
+        named.extend_from_slice(&descriptor);
+        named.push(header_checksum(&descriptor));
+        named.extend_from_slice(&good[HEAD..]);
+        assert_eq!(message(&named, LIMIT), Err(ContainerError::Header));
         // A wrong content checksum.
         let mut summed = reference(&text(400), false, lz4::BlockSize::Max64KB, true);
         let last = summed.len() - 1;

@@ -1,0 +1,346 @@
+//! The client's configuration: what was typed ([`Raw`]) and what was meant ([`Config`]).
+//!
+//! Pinning is mandatory: without the server's public key anybody on the way could play the server.
+
+mod key;
+mod tunnels;
+
+pub use key::{EnsuredKey, KeyError, ensure_identity_key, identity_key, keygen};
+
+use minitcptunnel_common::config::{
+    self, AnyPort, Checker, CompressionSetting, Count, Grace, Host, Places, Port, Seconds, Secret,
+};
+use minitcptunnel_common::identity::{self, IdentityKey, PublicKey};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Appended wherever the pin is missing or broken.
+const HOW_TO_PIN: &str = "the server prints its key when it starts (\"Server Identity Public Key (Pin in client config): ...\") \
+                          and with `minitcptunnel-server pubkey`; copy the 64 hex digits here";
+
+/// What the file says. Unknown keys are refused.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "each key is described at the checked tier")]
+pub struct Raw {
+    pub server_host: Option<String>,
+    pub server_port: Option<Port>,
+    pub server_pub_key: Option<String>,
+    pub identity_private_key_hex: Option<Secret>,
+    pub tunnels: Option<Vec<RawTunnel>>,
+    pub compression: Option<CompressionSetting>,
+    pub limits: Option<RawLimits>,
+    pub timeouts: Option<RawTimeouts>,
+    pub grace: Option<Grace>,
+}
+
+/// One of the `tunnels` of the file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "each key is described at the checked tier")]
+pub struct RawTunnel {
+    pub id: Option<String>,
+    pub remote_port: Option<AnyPort>,
+    pub local_host: Option<String>,
+    pub local_port: Option<Port>,
+    pub auto_start: Option<bool>,
+    pub compression: Option<CompressionSetting>,
+}
+
+/// The `limits` of the file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "each key is described at the checked tier")]
+pub struct RawLimits {
+    pub pairs: Option<Count>,
+}
+
+/// The `timeouts` of the file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "each key is described at the checked tier")]
+pub struct RawTimeouts {
+    pub connect: Option<Seconds>,
+    pub handshake: Option<Seconds>,
+    pub local_connect: Option<Seconds>,
+    pub heartbeat_interval: Option<Seconds>,
+    pub heartbeat_timeout: Option<Seconds>,
+    pub backoff_min: Option<Seconds>,
+    pub backoff_max: Option<Seconds>,
+}
+
+/// Whether a missing pin stops the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pinning {
+    /// It does.
+    Required,
+    /// `--insecure-no-pin`: a missing pin is let through. A pin that is there is still kept to,
+    /// and a malformed one is still an error.
+    InsecureOptional,
+}
+
+/// What the client does.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Absolute path of the file.
+    pub file: PathBuf,
+    /// Where the server is.
+    pub server_host: Host,
+    /// The server's control port.
+    pub server_port: u16,
+    /// The server's public key; `None` only with [`Pinning::InsecureOptional`].
+    pub server_pub_key: Option<PublicKey>,
+    /// This client's identity; `None` if none was made yet (see [`ensure_identity_key`]).
+    pub identity: Option<IdentityKey>,
+    /// The tunnels, in the order of the file.
+    pub tunnels: Vec<Tunnel>,
+    /// Whether data sent to the server is compressed, unless a tunnel says otherwise.
+    pub compression: CompressionSetting,
+    /// How much of everything there may be.
+    pub limits: Limits,
+    /// How long each stage may take.
+    pub timeouts: Timeouts,
+    /// How long running pairs may go on after a signal.
+    pub grace: Duration,
+}
+
+/// A tunnel: a public port of the server and the local service behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// Its name on both sides, 1 to 255 bytes.
+    pub id: String,
+    /// The server's port; 0 lets the server choose.
+    pub remote_port: u16,
+    /// Where the local service is.
+    pub local_host: Host,
+    /// The local service's port.
+    pub local_port: u16,
+    /// Whether it is opened as soon as the client is connected.
+    pub auto_start: bool,
+    /// Whether its data is compressed.
+    pub compression: CompressionSetting,
+}
+
+/// How much of everything there may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Running pairs.
+    pub pairs: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { pairs: 4096 }
+    }
+}
+
+/// How long each stage may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Connecting to the server, all its addresses together.
+    pub connect: Duration,
+    /// From the connection to the end of the handshake.
+    pub handshake: Duration,
+    /// Connecting to the local service.
+    pub local_connect: Duration,
+    /// From one heartbeat to the next.
+    pub heartbeat_interval: Duration,
+    /// A heartbeat without an answer for this long means the server is gone.
+    pub heartbeat_timeout: Duration,
+    /// The first wait before another attempt.
+    pub backoff_min: Duration,
+    /// The longest wait before another attempt.
+    pub backoff_max: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            handshake: Duration::from_secs(10),
+            local_connect: Duration::from_secs(10),
+            heartbeat_interval: Duration::from_secs(30),
+            heartbeat_timeout: Duration::from_secs(15),
+            backoff_min: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A configuration and what should be warned about.
+#[derive(Debug)]
+pub struct Checked {
+    /// What the client does.
+    pub config: Config,
+    /// One line each.
+    pub warnings: Vec<String>,
+}
+
+/// Reads and checks the file. A broken identity key is a [`KeyError`] of its own, because it has
+/// its own exit code.
+pub fn load(path: &Path, pinning: Pinning) -> Result<Checked, KeyError> {
+    let loaded = config::load::<Raw>(path).map_err(|e| key::with_example(path, e))?;
+    let checked = check(loaded.raw, loaded.places, pinning)?;
+    Ok(checked)
+}
+
+/// Checks what was typed.
+pub fn check(raw: Raw, places: Places, pinning: Pinning) -> Result<Checked, KeyError> {
+    let file = places.file().map(Path::to_path_buf).unwrap_or_default();
+    let mut checker = Checker::new(places);
+
+    let identity = raw
+        .identity_private_key_hex
+        .as_ref()
+        .map(|secret| identity_of(&file, secret))
+        .transpose()?
+        .flatten();
+    let server_host = host(&mut checker, "server_host", raw.server_host.as_deref());
+    let server_pub_key = pin(
+        &mut checker,
+        raw.server_pub_key.as_deref(),
+        pinning,
+        identity.as_ref(),
+    );
+    let compression = raw.compression.unwrap_or_default();
+    let tunnels = tunnels::check(&mut checker, raw.tunnels, compression);
+    let limits = Limits {
+        pairs: raw
+            .limits
+            .and_then(|l| l.pairs)
+            .map_or(Limits::default().pairs, |count| count.0),
+    };
+    let timeouts = timeouts(&mut checker, &raw.timeouts.unwrap_or_default());
+
+    let warnings = checker.finish()?;
+    // `host` reported an error if there is none, and `finish` has returned it.
+    let Some(server_host) = server_host else {
+        unreachable!("a missing host is an error")
+    };
+    let config = Config {
+        file: std::path::absolute(&file).unwrap_or(file),
+        server_host,
+        server_port: raw.server_port.map_or(9000, |port| port.0),
+        server_pub_key,
+        identity,
+        tunnels,
+        compression,
+        limits,
+        timeouts,
+        grace: raw.grace.map_or(Duration::from_secs(5), Grace::duration),
+    };
+    Ok(Checked { config, warnings })
+}
+
+/// The key of the file; an empty text counts as none.
+fn identity_of(file: &Path, secret: &Secret) -> Result<Option<IdentityKey>, KeyError> {
+    match IdentityKey::from_hex(secret.expose()) {
+        Ok(key) => Ok(Some(key)),
+        Err(identity::HexError::Empty) => Ok(None),
+        Err(source) => Err(KeyError::Malformed {
+            path: file.to_path_buf(),
+            source,
+        }),
+    }
+}
+
+fn host(checker: &mut Checker, key: &str, typed: Option<&str>) -> Option<Host> {
+    let Some(typed) = typed else {
+        checker.error(
+            key,
+            "the key is missing; write the host name or IP address of the server",
+        );
+        return None;
+    };
+    typed.parse().map_err(|e| checker.error(key, e)).ok()
+}
+
+fn pin(
+    checker: &mut Checker,
+    typed: Option<&str>,
+    pinning: Pinning,
+    own: Option<&IdentityKey>,
+) -> Option<PublicKey> {
+    const KEY: &str = "server_pub_key";
+    let Some(typed) = typed.filter(|text| !text.trim().is_empty()) else {
+        match pinning {
+            Pinning::Required => checker.error(
+                KEY,
+                format!("the server's public key is missing, so the server could not be told from an impostor; {HOW_TO_PIN}"),
+            ),
+            Pinning::InsecureOptional => checker.warn(
+                KEY,
+                format!("INSECURE: no server key is pinned, so anybody on the way can read and change everything; {HOW_TO_PIN}"),
+            ),
+        }
+        return None;
+    };
+    match typed.parse::<PublicKey>() {
+        Ok(key) if own.is_some_and(|own| own.public() == key) => {
+            checker.error(
+                KEY,
+                format!("this is the public key of this client, not of the server; {HOW_TO_PIN}"),
+            );
+            None
+        }
+        Ok(key) => Some(key),
+        Err(e) => {
+            checker.error(KEY, format!("this is not a public key ({e}); {HOW_TO_PIN}"));
+            None
+        }
+    }
+}
+
+fn timeouts(checker: &mut Checker, raw: &RawTimeouts) -> Timeouts {
+    /// A server drops a session that is silent for this long, unless told otherwise.
+    const USUAL_SILENCE: Duration = Duration::from_secs(90);
+    let default = Timeouts::default();
+    let or = |typed: Option<Seconds>, default: Duration| typed.map_or(default, Seconds::duration);
+    let timeouts = Timeouts {
+        connect: or(raw.connect, default.connect),
+        handshake: or(raw.handshake, default.handshake),
+        local_connect: or(raw.local_connect, default.local_connect),
+        heartbeat_interval: or(raw.heartbeat_interval, default.heartbeat_interval),
+        heartbeat_timeout: or(raw.heartbeat_timeout, default.heartbeat_timeout),
+        backoff_min: or(raw.backoff_min, default.backoff_min),
+        backoff_max: or(raw.backoff_max, default.backoff_max),
+    };
+    if timeouts.heartbeat_interval >= USUAL_SILENCE {
+        checker.error(
+            "timeouts.heartbeat_interval",
+            format!(
+                "{} s is too long: a server drops a session that is silent for 90 s; use less than 90, 30 is usual",
+                timeouts.heartbeat_interval.as_secs_f64()
+            ),
+        );
+    } else if timeouts.heartbeat_interval + timeouts.heartbeat_timeout > USUAL_SILENCE {
+        checker.warn(
+            "timeouts.heartbeat_timeout",
+            format!(
+                "with heartbeat_interval a dead server is noticed only after {} s; 45 s is usual",
+                (timeouts.heartbeat_interval + timeouts.heartbeat_timeout).as_secs_f64()
+            ),
+        );
+    }
+    if timeouts.backoff_min > timeouts.backoff_max {
+        // Whichever was typed is the one to point at.
+        let key = if raw.backoff_min.is_some() {
+            "timeouts.backoff_min"
+        } else {
+            "timeouts.backoff_max"
+        };
+        checker.error(
+            key,
+            format!(
+                "backoff_min ({} s) is longer than backoff_max ({} s); the waits grow from the first to the second",
+                timeouts.backoff_min.as_secs_f64(),
+                timeouts.backoff_max.as_secs_f64()
+            ),
+        );
+    }
+    timeouts
+}
+
+#[cfg(test)]
+mod tests;

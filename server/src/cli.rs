@@ -1,0 +1,91 @@
+//! The subcommands that print and end: `pubkey`, `check`.
+
+use std::fmt::Write;
+
+use minitcptunnel_common::config::PortSet;
+use minitcptunnel_common::identity::{self, AllowListFile, IdentityKey};
+
+use crate::config::{Checked, Config};
+use crate::reverse::StartError;
+
+/// `pubkey`: the server's public key, from its key file. Makes nothing.
+///
+/// # Errors
+/// If there is no key file, or no usable one.
+pub fn pubkey(config: &Config) -> Result<String, StartError> {
+    let loaded = identity::load(&config.identity_key_file).map_err(StartError::Key)?;
+    Ok(format!(
+        "Server Identity Public Key (Pin in client config): {}",
+        loaded.key.public()
+    ))
+}
+
+/// `check`: what this configuration would do, in plain words. Writes nothing.
+///
+/// # Errors
+/// If the server would not start with it.
+pub fn check(checked: &Checked) -> Result<String, StartError> {
+    let config = &checked.config;
+    let mut text = String::from("The configuration is fine.\n");
+    let mut line = |args: std::fmt::Arguments<'_>| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{args}");
+    };
+    line(format_args!(
+        "Takes clients on port {} of {}, {} at a time.",
+        config.port, config.bind, config.max_clients
+    ));
+    match key_of(config)? {
+        Some(key) => line(format_args!("Is known to clients as {}.", key.public())),
+        None => line(format_args!(
+            "Makes an identity key at its first start, in {}.",
+            config.identity_key_file.display()
+        )),
+    }
+    if config.allowed_clients_file.exists() {
+        let allow =
+            AllowListFile::load(&config.allowed_clients_file).map_err(StartError::AllowList)?;
+        line(format_args!(
+            "Admits {} clients, listed in {}.",
+            allow.list().len(),
+            allow.path().display()
+        ));
+        for entry in allow.list().entries() {
+            let name = entry.name.as_deref().unwrap_or("no name");
+            line(format_args!("  {} ({name:?})", entry.key));
+        }
+        for warning in &allow.list().warnings {
+            line(format_args!("warning: {warning}"));
+        }
+    } else {
+        line(format_args!(
+            "Admits nobody yet: {} is missing and will be made, for you to fill.",
+            config.allowed_clients_file.display()
+        ));
+    }
+    let ports = match &config.allowed_ports {
+        PortSet::Any => "any port".to_owned(),
+        ranges => format!("the ports {ranges}"),
+    };
+    line(format_args!(
+        "Clients may open {ports} on {}, {} tunnels each.",
+        config.tunnel_bind, config.limits.tunnels_per_client
+    ));
+    line(format_args!(
+        "Carries at most {} connections at a time; gives them {} s when it is stopped.",
+        config.limits.pairs,
+        config.grace.as_secs_f64()
+    ));
+    for warning in &checked.warnings {
+        line(format_args!("warning: {warning}"));
+    }
+    Ok(text.trim_end().to_owned())
+}
+
+fn key_of(config: &Config) -> Result<Option<IdentityKey>, StartError> {
+    if !config.identity_key_file.exists() {
+        return Ok(None);
+    }
+    let loaded = identity::load(&config.identity_key_file).map_err(StartError::Key)?;
+    Ok(Some(loaded.key))
+}

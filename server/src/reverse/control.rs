@@ -1,0 +1,576 @@
+//! ControlSessionManager: who holds a session, and what a session's messages do.
+//!
+//! ```text
+//!  first frame ─ become_session ─┬─ slot free ──────────> AuthOk ─> session
+//!                                ├─ same identity ──────> takeover (E8)
+//!                                └─ another identity ───> AuthFail, Parting
+//!  session: frames in ─> message ─> handler      message ─> outbox ─> written when writable
+//! ```
+
+use std::collections::{BTreeSet, HashMap};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use log::Level;
+use minitcptunnel_common::dial::set_keepalive;
+use minitcptunnel_common::id::SessionId;
+use minitcptunnel_common::metrics::{Refusals, Traffic};
+use minitcptunnel_common::wire::CONTROL_FRAME_MAX;
+use minitcptunnel_common::wire::frame::{FrameReader, Opener, Sealer};
+use minitcptunnel_common::wire::keys::SessionKey;
+use minitcptunnel_common::wire::message::{Capabilities, Malformed, Message, Reason, Status};
+use mio::net::TcpStream;
+use mio::{Interest, Token};
+
+use super::event_loop::{Entry, EventLoop, Strange, Timer};
+use super::gate::party;
+use crate::reverse::knock::Fresh;
+
+/// Safety: what may wait to be written to a client, in bytes. A client that reads nothing while this
+/// fills is as good as gone.
+const OUTBOX_MAX: usize = 256 * 1024;
+/// Performance: what one session may read in one turn of the loop, in bytes.
+const READ_SHARE: usize = 128 * 1024;
+/// What a control message may expand to, in bytes (L3).
+const MESSAGE_MAX: usize = 2 * CONTROL_FRAME_MAX;
+/// Semantics: longest payload of a Heartbeat, in bytes (T4); an echo must fit into a frame.
+const HEARTBEAT_MAX: usize = 4096;
+/// Longest that a peer may take to close after it was told to go.
+const PARTING: Duration = Duration::from_secs(2);
+/// How long inherited tunnels stay open for the new session to claim them (E8).
+const INHERITED: Duration = Duration::from_secs(10);
+
+/// One authenticated control channel.
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    token: Token,
+    stream: TcpStream,
+    sealer: Sealer,
+    opener: Opener,
+    frames: FrameReader,
+    outbox: Vec<u8>,
+    /// `None` until the first Heartbeat has come.
+    capabilities: Option<Capabilities>,
+    pub(super) identity: [u8; 32],
+    /// The allow list's name for it, or the short form of its key.
+    pub(super) name: String,
+    pub(super) address: SocketAddr,
+    pub(super) key: SessionKey,
+    started: Instant,
+    last_seen: Instant,
+    pub(super) traffic: Arc<Traffic>,
+    pub(super) refusals: Arc<Refusals>,
+}
+
+impl Session {
+    /// What was agreed; nothing before the first Heartbeat, nothing with an original.
+    pub(super) fn capabilities(&self) -> Capabilities {
+        self.capabilities.unwrap_or_default()
+    }
+
+    /// Seals a message into the outbox.
+    fn queue(&mut self, message: &Message) -> bool {
+        let capabilities = self.capabilities();
+        let extended = match message {
+            Message::TunnelStatus { .. } => capabilities.status,
+            Message::IncomingConn { .. } => capabilities.visitor,
+            _ => false,
+        };
+        let mut bytes = Vec::new();
+        message.encode(extended, &mut bytes);
+        self.sealer.seal_message(&bytes, &mut self.outbox).is_ok()
+    }
+
+    /// Writes what the socket takes.
+    fn flush(&mut self) -> io::Result<()> {
+        write_out(&mut self.stream, &mut self.outbox)
+    }
+}
+
+/// Writes as much of `outbox` as the socket takes without waiting.
+fn write_out(stream: &mut TcpStream, outbox: &mut Vec<u8>) -> io::Result<()> {
+    let mut sent = 0;
+    let result = loop {
+        if sent == outbox.len() {
+            break Ok(());
+        }
+        match stream.write(&outbox[sent..]) {
+            Ok(n) => sent += n,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => break Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => break Err(e),
+        }
+    };
+    outbox.drain(..sent);
+    if outbox.is_empty() {
+        // A burst's memory is not kept through months of heartbeats.
+        *outbox = Vec::new();
+    }
+    result
+}
+
+/// A connection that has been told to go: its last bytes are written, then it may close. Closing at
+/// once with unread bytes would be a reset, which can destroy the reason before it is read.
+pub(super) struct Parting {
+    pub(super) stream: TcpStream,
+    outbox: Vec<u8>,
+    shut: bool,
+}
+
+impl Parting {
+    /// Goes on as far as possible; `true` when it is over.
+    pub(super) fn advance(&mut self) -> bool {
+        if write_out(&mut self.stream, &mut self.outbox).is_err() {
+            return true;
+        }
+        if self.outbox.is_empty() && !self.shut {
+            self.shut = true;
+            if self.stream.shutdown(Shutdown::Write).is_err() {
+                return true;
+            }
+        }
+        let mut discarded = [0u8; 4096];
+        for _ in 0..64 {
+            match self.stream.read(&mut discarded) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return true,
+            }
+        }
+        // It talks on although it was told to go.
+        true
+    }
+}
+
+/// The sessions, and the channels of each identity that have no purpose yet.
+pub(super) struct ControlSessionManager {
+    max: usize,
+    next: u64,
+    sessions: HashMap<SessionId, Session>,
+    by_identity: HashMap<[u8; 32], SessionId>,
+    parties: HashMap<IpAddr, usize>,
+    fresh: HashMap<[u8; 32], BTreeSet<Token>>,
+}
+
+impl ControlSessionManager {
+    pub(super) fn new(max: usize) -> Self {
+        Self {
+            max,
+            next: 0,
+            sessions: HashMap::new(),
+            by_identity: HashMap::new(),
+            parties: HashMap::new(),
+            fresh: HashMap::new(),
+        }
+    }
+
+    pub(super) fn of(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.sessions.get_mut(&id)
+    }
+
+    pub(super) fn of_identity(&self, identity: &[u8; 32]) -> Option<SessionId> {
+        self.by_identity.get(identity).copied()
+    }
+
+    pub(super) fn ids(&self) -> Vec<SessionId> {
+        self.sessions.keys().copied().collect()
+    }
+
+    /// Whether a session of this address's party is live.
+    pub(super) fn has_session_from(&self, address: IpAddr) -> bool {
+        self.parties.contains_key(&party(address))
+    }
+
+    /// A channel of this identity has done its handshake. Returns the oldest when there are more than
+    /// `max` of them.
+    pub(super) fn fresh_came(
+        &mut self,
+        identity: &[u8; 32],
+        token: Token,
+        max: usize,
+    ) -> Option<Token> {
+        let fresh = self.fresh.entry(*identity).or_default();
+        fresh.insert(token);
+        if fresh.len() > max {
+            fresh.first().copied()
+        } else {
+            None
+        }
+    }
+
+    /// It has found its purpose, or is gone.
+    pub(super) fn fresh_left(&mut self, identity: &[u8; 32], token: Token) {
+        if let Some(fresh) = self.fresh.get_mut(identity) {
+            fresh.remove(&token);
+            if fresh.is_empty() {
+                self.fresh.remove(identity);
+            }
+        }
+    }
+
+    pub(super) fn fresh_of(&self, identity: &[u8; 32]) -> Vec<Token> {
+        self.fresh
+            .get(identity)
+            .map(|fresh| fresh.iter().copied().collect())
+            .unwrap_or_default()
+    }
+
+    fn add(&mut self, session: Session) {
+        *self.parties.entry(party(session.address.ip())).or_default() += 1;
+        self.by_identity.insert(session.identity, session.id);
+        self.sessions.insert(session.id, session);
+    }
+
+    fn remove(&mut self, id: SessionId) -> Option<Session> {
+        let session = self.sessions.remove(&id)?;
+        let party = party(session.address.ip());
+        if let Some(count) = self.parties.get_mut(&party) {
+            *count -= 1;
+            if *count == 0 {
+                self.parties.remove(&party);
+            }
+        }
+        if self.by_identity.get(&session.identity) == Some(&id) {
+            self.by_identity.remove(&session.identity);
+        }
+        Some(session)
+    }
+}
+
+impl EventLoop {
+    /// A first frame that is not DataConnReady makes a control channel (T1, T2).
+    pub(super) fn become_session(&mut self, token: Token, first: Result<Message, Malformed>) {
+        let Some(Entry::Fresh(fresh)) = self.slots.remove(token) else {
+            return;
+        };
+        self.deadlines.cancel(fresh.deadline);
+        self.sessions.fresh_left(&fresh.identity, token);
+        let old = self.sessions.of_identity(&fresh.identity);
+        if old.is_none() && self.sessions.sessions.len() >= self.sessions.max {
+            return self.refuse_session(token, *fresh);
+        }
+        let mut random = [0u8; 32];
+        if orion::util::secure_rand_bytes(&mut random).is_err() {
+            log::error!("the system gave no random bytes: nobody can connect until it does");
+            return;
+        }
+        let Some(session) = self.new_session(token, *fresh, SessionKey::new(random)) else {
+            return;
+        };
+        let (id, name, address) = (session.id, session.name.clone(), session.address);
+        if let Some(old) = old {
+            let inherited = self.registry.inherit(old, id);
+            self.end_session(
+                old,
+                Some((Reason::Replaced, "the same identity opened a newer session")),
+                "replaced by a newer session of the same client",
+            );
+            log::info!("session={id} takes over from session={old}: tunnels={inherited}");
+            self.deadlines
+                .add(self.now + INHERITED, Timer::Inherited(id));
+        }
+        log::info!("Client connected: session={id} client={name} address={address}");
+        self.sessions.add(session);
+        self.deadlines.add(
+            self.now + self.config.timeouts.session_silence,
+            Timer::Silence(id),
+        );
+        self.slots.put_back(token, Entry::Session(id));
+        self.send(
+            id,
+            &Message::AuthOk {
+                session_key: random,
+            },
+        );
+        self.handle(id, first);
+        // More frames may have come with the first; their event is long past.
+        self.session_readable(id);
+    }
+
+    fn new_session(&mut self, token: Token, fresh: Fresh, key: SessionKey) -> Option<Session> {
+        let Fresh {
+            mut stream,
+            sealer,
+            opener,
+            mut frames,
+            identity,
+            address,
+            ..
+        } = fresh;
+        // Keepalive finds peers that vanished without a word; the silence deadline does so, too.
+        let _ = set_keepalive(&stream);
+        let both = Interest::READABLE | Interest::WRITABLE;
+        if let Err(e) = self.poll.registry().reregister(&mut stream, token, both) {
+            log::error!("cannot watch the control channel of {address}: {e}");
+            return None;
+        }
+        frames.set_max(CONTROL_FRAME_MAX);
+        self.sessions.next += 1;
+        Some(Session {
+            id: SessionId(self.sessions.next),
+            token,
+            stream,
+            sealer,
+            opener,
+            frames,
+            outbox: Vec::new(),
+            capabilities: None,
+            identity,
+            name: self.client_name(&identity),
+            address,
+            key,
+            started: self.now,
+            last_seen: self.now,
+            traffic: Arc::new(Traffic::part_of(self.traffic.clone())),
+            refusals: Arc::new(Refusals::part_of(self.refusals.clone())),
+        })
+    }
+
+    fn client_name(&self, identity: &[u8; 32]) -> String {
+        let Ok(key) = minitcptunnel_common::identity::PublicKey::from_bytes(identity) else {
+            return "?".to_owned();
+        };
+        self.allow
+            .list()
+            .find(&key)
+            .and_then(|entry| entry.name.clone())
+            .map_or_else(|| key.short(), |name| format!("{name:?}"))
+    }
+
+    /// Another client holds the slot.
+    fn refuse_session(&mut self, token: Token, fresh: Fresh) {
+        let (name, address) = (self.client_name(&fresh.identity), fresh.address);
+        let max = self.config.max_clients;
+        self.strange(
+            Level::Warn,
+            Strange::SlotTaken,
+            format_args!(
+                "Another control session is active. Connection ignored. client={name} address={address} (max_clients is {max})"
+            ),
+        );
+        let text = "another client holds the server's only slot; try again later, or raise max_clients on the server";
+        let goodbye = Message::AuthFail {
+            reason: Reason::SlotTaken,
+            text: text.to_owned(),
+        };
+        let Fresh {
+            stream, mut sealer, ..
+        } = fresh;
+        let (mut bytes, mut outbox) = (Vec::new(), Vec::new());
+        goodbye.encode(false, &mut bytes);
+        if sealer.seal_message(&bytes, &mut outbox).is_ok() {
+            self.part(token, stream, outbox);
+        }
+    }
+
+    /// Lets a connection go after its last bytes.
+    fn part(&mut self, token: Token, stream: TcpStream, outbox: Vec<u8>) {
+        let mut parting = Parting {
+            stream,
+            outbox,
+            shut: false,
+        };
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let watched = self
+            .poll
+            .registry()
+            .reregister(&mut parting.stream, token, both)
+            .is_ok();
+        if !parting.advance() && watched {
+            self.slots.put_back(token, Entry::Parting(parting));
+            self.deadlines
+                .add(self.now + PARTING, Timer::Parting(token));
+        }
+    }
+
+    /// Ends a session: its tunnels close, who waits is refused, running pairs go on. `goodbye` is
+    /// told to the client.
+    pub(super) fn end_session(
+        &mut self,
+        id: SessionId,
+        goodbye: Option<(Reason, &str)>,
+        why: &str,
+    ) {
+        for tunnel in self.registry.tokens(id, |_| true) {
+            self.close_tunnel(tunnel);
+        }
+        let Some(mut session) = self.sessions.remove(id) else {
+            return;
+        };
+        self.slots.remove(session.token);
+        log::info!(
+            "Session ended: session={id} client={} uptime={:.0}s {} {} reason={why:?}",
+            session.name,
+            self.now
+                .saturating_duration_since(session.started)
+                .as_secs_f64(),
+            session.traffic.snapshot(),
+            session.refusals,
+        );
+        if let Some((reason, text)) = goodbye.filter(|_| session.capabilities().reason) {
+            session.queue(&Message::Error {
+                reason,
+                text: text.to_owned(),
+            });
+            self.part(session.token, session.stream, session.outbox);
+        }
+    }
+
+    /// Sends a message to a client, or ends the session of one that does not read.
+    pub(super) fn send(&mut self, id: SessionId, message: &Message) {
+        let Some(session) = self.sessions.of(id) else {
+            return;
+        };
+        let sealed = session.queue(message);
+        let written = session.flush();
+        let stuck = session.outbox.len() > OUTBOX_MAX;
+        if let Err(e) = written {
+            self.end_session(id, None, &format!("connection lost: {e}"));
+        } else if !sealed {
+            self.end_session(id, None, "the frame counter is used up");
+        } else if stuck {
+            self.end_session(id, None, "the client does not read its control channel");
+        }
+    }
+
+    /// The socket takes bytes again.
+    pub(super) fn flush(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.of(id) else {
+            return;
+        };
+        if let Err(e) = session.flush() {
+            self.end_session(id, None, &format!("connection lost: {e}"));
+        }
+    }
+
+    pub(super) fn session_readable(&mut self, id: SessionId) {
+        let now = self.now;
+        let mut buffer = [0u8; 8192];
+        let mut share = READ_SHARE;
+        loop {
+            let Some(session) = self.sessions.of(id) else {
+                return;
+            };
+            match session.frames.next(&mut session.opener, MESSAGE_MAX) {
+                Ok(Some(bytes)) => {
+                    session.last_seen = now;
+                    let message = Message::decode(bytes);
+                    self.handle(id, message);
+                    continue;
+                }
+                Ok(None) => {}
+                Err(e) => {
+                    log::warn!("SECURITY: wrong frame on the control channel of session={id}: {e}");
+                    let goodbye = (Reason::Protocol, "a frame was damaged or out of place");
+                    return self.end_session(id, Some(goodbye), &e.to_string());
+                }
+            }
+            if share == 0 {
+                let token = session.token;
+                return self.more.push(token);
+            }
+            let wanted = session.frames.wanted().min(buffer.len()).min(share);
+            match session.stream.read(&mut buffer[..wanted]) {
+                Ok(0) => return self.end_session(id, None, "the client closed the connection"),
+                Ok(n) => {
+                    session.frames.push(&buffer[..n]);
+                    share -= n;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return session.frames.trim(),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return self.end_session(id, None, &format!("connection lost: {e}")),
+            }
+        }
+    }
+
+    fn handle(&mut self, id: SessionId, message: Result<Message, Malformed>) {
+        match message {
+            Ok(Message::OpenTunnel {
+                port,
+                tunnel,
+                compression,
+            }) => self.open_tunnel(id, port, tunnel, compression),
+            Ok(Message::CloseTunnel { tunnel }) => self.close_tunnel_of(id, tunnel),
+            Ok(Message::RefuseConn { conn, reason }) => self.refused_by_client(id, &conn, &reason),
+            Ok(Message::Heartbeat { payload }) => self.heartbeat(id, payload),
+            Ok(Message::Empty) => self.end_session(id, None, "the client ended it"),
+            Ok(other) => log::debug!("session={id}: ignored {other:?}"),
+            Err(Malformed(10)) => {
+                let answer = self
+                    .sessions
+                    .of(id)
+                    .is_some_and(|s| s.capabilities().status);
+                log::error!(
+                    "Failed to open tunnel: session={id} sent a request that cannot be read"
+                );
+                if answer && let Some(nameless) = minitcptunnel_common::id::TunnelId::new("") {
+                    let reason = "the request cannot be read; tunnel ids have at most 255 bytes";
+                    self.send(
+                        id,
+                        &Message::TunnelStatus {
+                            status: Status::Error,
+                            tunnel: nameless,
+                            reason: reason.to_owned(),
+                            port: 0,
+                        },
+                    );
+                }
+            }
+            Err(e) => log::debug!("session={id}: ignored a {e}"),
+        }
+    }
+
+    /// The first Heartbeat may be an offer (E1); all others are echoed (T4).
+    fn heartbeat(&mut self, id: SessionId, payload: Vec<u8>) {
+        if payload.len() > HEARTBEAT_MAX {
+            let goodbye = (Reason::Protocol, "a heartbeat was too long");
+            return self.end_session(id, Some(goodbye), "its heartbeat was too long");
+        }
+        let Some(session) = self.sessions.of(id) else {
+            return;
+        };
+        let offer = if session.capabilities.is_none() {
+            Capabilities::read_offer(&payload)
+        } else {
+            None
+        };
+        let payload = match offer {
+            Some(offer) => {
+                let agreed = offer.and(Capabilities::ALL);
+                session.capabilities = Some(agreed);
+                agreed.answer()
+            }
+            None => {
+                session.capabilities.get_or_insert_default();
+                payload
+            }
+        };
+        self.send(id, &Message::Heartbeat { payload });
+        self.look_at_allow_list();
+    }
+
+    pub(super) fn silence_due(&mut self, id: SessionId) {
+        let limit = self.config.timeouts.session_silence;
+        let Some(session) = self.sessions.of(id) else {
+            return;
+        };
+        let due = session.last_seen + limit;
+        if due > self.now {
+            self.deadlines.add(due, Timer::Silence(id));
+            return;
+        }
+        let goodbye = (Reason::Silent, "nothing was heard for too long");
+        let why = format!("nothing was heard for {:.0} s", limit.as_secs_f64());
+        self.end_session(id, Some(goodbye), &why);
+    }
+
+    pub(super) fn inherited_due(&mut self, id: SessionId) {
+        for token in self.registry.tokens(id, |tunnel| tunnel.inherited) {
+            self.close_tunnel(token);
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! The reverse tunnel's server: one loop, a pool, and the threads between them.
+//!
+//! ```text
+//!  main ─ start ─> Handle          threads:  loop      sessions, tunnels, who waits
+//!       ─ stop  ─> drained pool              verifier  the arithmetic of hellos
+//!                                            rester    silent directions of pairs
+//!                                            worker    busy directions of pairs
+//! ```
+
+mod control;
+mod event_loop;
+mod gate;
+mod knock;
+mod pairer;
+mod registry;
+mod verifier;
+mod visitors;
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use minitcptunnel_common::evloop::Inbox;
+use minitcptunnel_common::exit::ExitCode;
+use minitcptunnel_common::identity::{
+    AllowListError, AllowListFile, KeyFileError, KeyOrigin, PublicKey, load_or_create,
+};
+use minitcptunnel_common::metrics::{Refusals, Traffic, TrafficSnapshot};
+use minitcptunnel_common::pool::Pool;
+use minitcptunnel_common::resources;
+use mio::Poll;
+
+use crate::config::Config;
+use event_loop::{Event, EventLoop, INBOX, Parts};
+use verifier::Verifier;
+
+/// Descriptors that are neither pairs nor strangers: listeners, pollers, files.
+const SPARE_DESCRIPTORS: u64 = 64;
+/// Longest that aborted pairs may take to leave after the grace period.
+const ABORTED: Duration = Duration::from_secs(2);
+
+/// Why the server did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The identity key file.
+    Key(KeyFileError),
+    /// The allow list.
+    AllowList(AllowListError),
+    /// The control port.
+    Bind(SocketAddr, io::Error),
+    /// Threads or pollers.
+    Resources(io::Error),
+}
+
+impl StartError {
+    /// The exit code that fits.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Key(_) => ExitCode::Identity,
+            Self::AllowList(_) => ExitCode::Configuration,
+            Self::Bind(..) => ExitCode::Bind,
+            Self::Resources(_) => ExitCode::Resources,
+        }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(e) => e.fmt(f),
+            Self::AllowList(e) => e.fmt(f),
+            Self::Bind(address, e) if e.kind() == io::ErrorKind::AddrInUse => write!(
+                f,
+                "cannot listen on {address}: the port is in use. Perhaps the server runs already; stop it, or choose another port with --port"
+            ),
+            Self::Bind(address, e) if e.kind() == io::ErrorKind::PermissionDenied => write!(
+                f,
+                "cannot listen on {address}: not permitted. Ports below 1024 need privileges; choose a higher one with --port"
+            ),
+            Self::Bind(address, e) if e.kind() == io::ErrorKind::AddrNotAvailable => write!(
+                f,
+                "cannot listen on {address}: this is not an address of this machine. Use --bind :: for all addresses"
+            ),
+            Self::Bind(address, e) => write!(f, "cannot listen on {address}: {e}"),
+            Self::Resources(e) => write!(
+                f,
+                "the system refused a thread or a poller ({e}). Raise the limits on threads and open files, or free memory"
+            ),
+        }
+    }
+}
+
+impl Error for StartError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Key(e) => e.source(),
+            Self::AllowList(e) => e.source(),
+            Self::Bind(_, e) | Self::Resources(e) => Some(e),
+        }
+    }
+}
+
+/// A running server.
+pub struct Handle {
+    inbox: Inbox<Event>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+    failed: Receiver<()>,
+    pool: Pool,
+    traffic: Arc<Traffic>,
+    refusals: Arc<Refusals>,
+    address: SocketAddr,
+    identity: PublicKey,
+    started: Instant,
+}
+
+/// Reads the files, opens the control port and starts the loop.
+pub fn start(config: Config) -> Result<Handle, StartError> {
+    let key = load_or_create(&config.identity_key_file).map_err(StartError::Key)?;
+    if let Some(warning) = &key.warning {
+        log::warn!("{warning}");
+    }
+    if matches!(key.origin, KeyOrigin::Created) {
+        log::info!(
+            "made a new identity key in {}; keep this file, clients are pinned to it",
+            config.identity_key_file.display()
+        );
+    }
+    let identity = key.key.public();
+    log::info!("Server Identity Public Key (Pin in client config): {identity}");
+    let allow = AllowListFile::load(&config.allowed_clients_file).map_err(StartError::AllowList)?;
+    log_allow_list(&allow);
+
+    let descriptors = resources::raise_open_files();
+    let (max_pending, max_pairs) = within(descriptors, &config);
+    let asked = SocketAddr::new(config.bind, config.port);
+    let bind = |e| StartError::Bind(asked, e);
+    let control = registry::listen(config.bind, config.port).map_err(bind)?;
+    let address = control.local_addr().map_err(bind)?;
+
+    let resources = StartError::Resources;
+    let poll = Poll::new().map_err(resources)?;
+    let (inbox, receiver) = Inbox::new(&poll, INBOX).map_err(resources)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let key = Arc::new(key.key);
+    let verifier =
+        Verifier::new(&key, cores.clamp(1, 4), max_pending, &inbox).map_err(resources)?;
+    let pool = Pool::new(max_pairs).map_err(resources)?;
+    let (traffic, refusals) = (Arc::<Traffic>::default(), Arc::<Refusals>::default());
+    let parts = Parts {
+        poll,
+        config: Arc::new(config),
+        allow,
+        inbox: receiver,
+        verifier,
+        pool: pool.clone(),
+        traffic: traffic.clone(),
+        refusals: refusals.clone(),
+        control,
+        max_pending,
+    };
+    let event_loop = EventLoop::new(parts).map_err(resources)?;
+    let (alive, failed) = crossbeam_channel::bounded::<()>(0);
+    let thread = std::thread::Builder::new()
+        .name("loop".into())
+        .spawn(move || {
+            // Dropped with the thread, also by a panic: who waits on the other end hears of it.
+            let _alive = alive;
+            event_loop.run()
+        })
+        .map_err(resources)?;
+    log::info!("Control Server listening on {}", address.port());
+    Ok(Handle {
+        inbox,
+        thread: Some(thread),
+        failed,
+        pool,
+        traffic,
+        refusals,
+        address,
+        identity,
+        started: Instant::now(),
+    })
+}
+
+fn log_allow_list(allow: &AllowListFile) {
+    log::info!("Loaded allowed keys from {}", allow.path().display());
+    for warning in &allow.list().warnings {
+        log::warn!("{warning}");
+    }
+    for entry in allow.list().entries() {
+        match &entry.name {
+            Some(name) => log::info!("-> Whitelisted Key: {} name={name:?}", entry.key.short()),
+            None => log::info!("-> Whitelisted Key: {}", entry.key.short()),
+        }
+    }
+    if allow.list().is_empty() {
+        log::warn!(
+            "no client is admitted yet: add the key that `minitcptunnel-client keygen` prints to {}",
+            allow.path().display()
+        );
+    }
+}
+
+/// The limits on strangers and pairs that the number of descriptors leaves room for.
+fn within(descriptors: Option<u64>, config: &Config) -> (usize, usize) {
+    let limits = &config.limits;
+    let Some(all) = descriptors else {
+        return (limits.pending_handshakes, limits.pairs);
+    };
+    let small = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).max(1);
+    let pending = limits.pending_handshakes.min(small(all / 4));
+    let left = all.saturating_sub(SPARE_DESCRIPTORS + pending as u64);
+    let pairs = limits.pairs.min(small(left / 2));
+    if pairs < limits.pairs {
+        log::warn!(
+            "the system allows {all} open files, enough for {pairs} pairs instead of {} (limits.pairs); raise it with `ulimit -n` or LimitNOFILE",
+            limits.pairs
+        );
+    }
+    (pending, pairs)
+}
+
+impl Handle {
+    /// The address of the control port.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The server's identity.
+    pub fn identity(&self) -> PublicKey {
+        self.identity
+    }
+
+    /// What has passed so far.
+    pub fn traffic(&self) -> TrafficSnapshot {
+        self.traffic.snapshot()
+    }
+
+    /// Becomes ready (with an error) when the loop has ended by itself, which means that it failed.
+    pub fn failed(&self) -> &Receiver<()> {
+        &self.failed
+    }
+
+    /// Stops accepting, gives running pairs `grace`, cuts the rest, logs the totals. `Err`: the loop
+    /// had failed before.
+    pub fn stop(mut self, grace: Duration) -> io::Result<()> {
+        let until = Instant::now() + grace;
+        self.inbox.send(Event::Stop);
+        let result = self.thread.take().map_or(Ok(()), |thread| {
+            thread
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("the loop panicked")))
+        });
+        let live = self.pool.live();
+        if live > 0 {
+            log::info!(
+                "waiting up to {:.0} s for {live} running connections",
+                grace.as_secs_f64()
+            );
+        }
+        if !self.pool.drain(until) {
+            let cut = self.pool.abort_all();
+            log::warn!("cut {cut} connections that did not finish in time");
+            self.pool.drain(Instant::now() + ABORTED);
+        }
+        log::info!(
+            "Server stopped: uptime={:.0}s {} {}",
+            self.started.elapsed().as_secs_f64(),
+            self.traffic.snapshot(),
+            self.refusals
+        );
+        result
+    }
+}

@@ -1,0 +1,161 @@
+//! TunnelRegistry: which public port belongs to which tunnel of which session.
+//!
+//! ```text
+//!  (session, tunnel id) <─> token of the listener <─> public port
+//!  session replaced: its tunnels are *inherited* until claimed by the same id and port, or dropped
+//! ```
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use minitcptunnel_common::id::{SessionId, TunnelId};
+use minitcptunnel_common::metrics::{Refusals, Traffic};
+use minitcptunnel_common::wire::message::CompressionWish;
+use mio::Token;
+use mio::net::TcpListener;
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections that the system may keep for us before we accept them.
+const BACKLOG: i32 = 1024;
+
+/// An open tunnel.
+pub(super) struct Tunnel {
+    /// Its name, by its client.
+    pub(super) id: TunnelId,
+    /// The session it serves. After a takeover and until it is claimed: the new one.
+    pub(super) session: SessionId,
+    /// The port that was asked for; 0 for any.
+    pub(super) asked: u16,
+    /// The port that is open.
+    pub(super) port: u16,
+    /// How the client wants its data compressed.
+    pub(super) compression: CompressionWish,
+    /// What passed; counts into the session's.
+    pub(super) traffic: Arc<Traffic>,
+    /// Who was refused; counts into the session's.
+    pub(super) refusals: Arc<Refusals>,
+    /// The listener, registered under the tunnel's token.
+    pub(super) listener: TcpListener,
+    /// Taken over with its session, and not yet asked for by the new one.
+    pub(super) inherited: bool,
+}
+
+/// All open tunnels, by the token of their listener.
+#[derive(Default)]
+pub(super) struct TunnelRegistry {
+    tunnels: HashMap<Token, Tunnel>,
+}
+
+impl TunnelRegistry {
+    /// Adds a tunnel under its listener's token.
+    pub(super) fn add(&mut self, token: Token, tunnel: Tunnel) {
+        self.tunnels.insert(token, tunnel);
+    }
+
+    /// The tunnel of a token.
+    pub(super) fn of(&self, token: Token) -> Option<&Tunnel> {
+        self.tunnels.get(&token)
+    }
+
+    /// The same, to change it.
+    pub(super) fn of_mut(&mut self, token: Token) -> Option<&mut Tunnel> {
+        self.tunnels.get_mut(&token)
+    }
+
+    /// Takes a tunnel out.
+    pub(super) fn remove(&mut self, token: Token) -> Option<Tunnel> {
+        self.tunnels.remove(&token)
+    }
+
+    /// The tunnel with this id in this session, inherited ones included.
+    pub(super) fn find(&self, session: SessionId, id: &TunnelId) -> Option<Token> {
+        self.tunnels
+            .iter()
+            .find(|(_, t)| t.session == session && t.id == *id)
+            .map(|(token, _)| *token)
+    }
+
+    /// An inherited tunnel of this session that stands on this port.
+    pub(super) fn inherited_on(&self, session: SessionId, port: u16) -> Option<Token> {
+        self.tunnels
+            .iter()
+            .find(|(_, t)| t.session == session && t.inherited && t.port == port)
+            .map(|(token, _)| *token)
+    }
+
+    /// How many tunnels this session has asked for and got.
+    pub(super) fn count(&self, session: SessionId) -> usize {
+        self.of_session(session)
+            .filter(|(_, tunnel)| !tunnel.inherited)
+            .count()
+    }
+
+    /// The tunnels of a session.
+    pub(super) fn of_session(&self, session: SessionId) -> impl Iterator<Item = (Token, &Tunnel)> {
+        self.tunnels
+            .iter()
+            .filter(move |(_, tunnel)| tunnel.session == session)
+            .map(|(token, tunnel)| (*token, tunnel))
+    }
+
+    /// The tokens of a session's tunnels that `wanted` picks.
+    pub(super) fn tokens(
+        &self,
+        session: SessionId,
+        wanted: impl Fn(&Tunnel) -> bool,
+    ) -> Vec<Token> {
+        self.of_session(session)
+            .filter(|(_, tunnel)| wanted(tunnel))
+            .map(|(token, _)| token)
+            .collect()
+    }
+
+    /// Takeover: everything of `from` is inherited by `to`.
+    pub(super) fn inherit(&mut self, from: SessionId, to: SessionId) -> usize {
+        let mut count = 0;
+        for tunnel in self.tunnels.values_mut().filter(|t| t.session == from) {
+            tunnel.session = to;
+            tunnel.inherited = true;
+            count += 1;
+        }
+        count
+    }
+}
+
+/// Opens a listener. `::` takes IPv6 and IPv4 alike, or IPv4 alone where there is no IPv6.
+pub(super) fn listen(address: IpAddr, port: u16) -> io::Result<TcpListener> {
+    let any_v6 = address == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    match listen_on(address, port) {
+        Err(e) if any_v6 && no_ipv6(&e) => listen_on(Ipv4Addr::UNSPECIFIED.into(), port),
+        other => other,
+    }
+}
+
+/// Whether this error says that the system has no IPv6, and not that the port is taken or forbidden.
+fn no_ipv6(e: &io::Error) -> bool {
+    !matches!(
+        e.kind(),
+        io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied
+    )
+}
+
+fn listen_on(address: IpAddr, port: u16) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(SocketAddr::new(address, port)),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
+    if address == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        socket.set_only_v6(false)?;
+    }
+    // On Unix a port whose last connections still linger may be reopened at once, as after a
+    // restart; on Windows the same option would let two programs share the port.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SocketAddr::new(address, port).into())?;
+    socket.listen(BACKLOG)?;
+    Ok(TcpListener::from_std(socket.into()))
+}
