@@ -41,5 +41,5 @@ pub use peer::{Peer, offer, raw_hello, seal};
 pub use program::{Ended, Program, Usage, binary, seconds, tool};
 pub use service::{Service, send};
 pub use tcp::{End, connect, connect_from, free_port, is_reset, read_end, reset};
-pub use wait::{PATIENCE, alone, eventually, full, steady};
+pub use wait::{PATIENCE, alone, eventually, figure, full, steady};
 pub use world::{Client, ClientSetup, Server, ServerSetup, TempDir, Tunnelled, World};

@@ -1,6 +1,6 @@
 //! Waiting for a condition, with a deadline and a name for what is waited for.
 
-use std::fmt::Debug;
+use std::fmt::{Arguments, Debug};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,12 @@ pub fn steady<T: PartialEq + Copy + Debug>(
 /// Whether the long versions were asked for (`MTT_FULL=1`).
 pub fn full() -> bool {
     std::env::var_os("MTT_FULL").is_some_and(|v| v == "1")
+}
+
+/// Prints a figure that a test has measured; `cargo test -- --nocapture` shows them all.
+#[allow(clippy::print_stdout, reason = "figures are what some tests are for")]
+pub fn figure(name: &str, value: Arguments<'_>) {
+    println!("FIGURE {name}: {value}");
 }
 
 static ALONE: Mutex<()> = Mutex::new(());

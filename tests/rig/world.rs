@@ -262,6 +262,13 @@ impl ClientSetup<'_> {
         self
     }
 
+    /// Sets a key of one of its tunnels.
+    #[must_use]
+    pub fn set_tunnel(mut self, tunnel: usize, key: &str, value: impl Into<Value>) -> Self {
+        self.config["tunnels"][tunnel][key] = value.into();
+        self
+    }
+
     /// Uses another identity, and a configuration file of its own.
     #[must_use]
     pub fn identity(mut self, key: &IdentityKey) -> Self {
