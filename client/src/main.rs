@@ -1,2 +1,86 @@
-//! MiniTCPTunnel client program.
-fn main() {}
+//! MiniTCPTunnel client program: arguments, configuration, start, signals, exit code.
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Parser;
+use minitcptunnel_client::Client;
+use minitcptunnel_client::cli::{self, Arguments, Subcommands};
+use minitcptunnel_client::config::KeyError;
+use minitcptunnel_common::config::{Grace, Seconds};
+use minitcptunnel_common::exit::ExitCode;
+use minitcptunnel_common::log::{self as logging, LogOptions};
+use minitcptunnel_common::resources;
+
+fn main() -> std::process::ExitCode {
+    let arguments = Arguments::parse();
+    let file = &arguments.config;
+    match arguments.command {
+        None | Some(Subcommands::Run) => run(&arguments),
+        Some(Subcommands::Keygen) => print(cli::keygen(file)),
+        Some(Subcommands::Pubkey) => print(cli::pubkey(file)),
+        Some(Subcommands::Check) => print(cli::check(file, arguments.pinning())),
+    }
+    .into()
+}
+
+/// Prints what a command has to say, or what went wrong. A closed stdout is nobody's problem.
+fn print(result: Result<String, KeyError>) -> ExitCode {
+    match result {
+        Ok(text) => {
+            let _ = writeln!(io::stdout(), "{text}");
+            ExitCode::Ok
+        }
+        Err(e) => {
+            let _ = writeln!(io::stderr(), "{e}");
+            cli::code_of_config(&e)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> ExitCode {
+    let _log = logging::init(LogOptions {
+        verbosity: arguments.verbosity(),
+        ..LogOptions::default()
+    });
+    let checked = match cli::load(&arguments.config, arguments.pinning()) {
+        Ok(checked) => checked,
+        Err(e) => {
+            e.to_string().lines().for_each(|line| log::error!("{line}"));
+            return cli::code_of_config(&e);
+        }
+    };
+    checked
+        .warnings
+        .iter()
+        .for_each(|warning| log::warn!("{warning}"));
+    // A running connection holds two.
+    resources::raise_open_files();
+    let handle = match Client::start(&checked.config) {
+        Ok(handle) => handle,
+        Err(e) => {
+            log::error!("{e}");
+            return cli::code_of_start(&e);
+        }
+    };
+    let (stopper, signalled) = (handle.stopper(), AtomicBool::new(false));
+    let handler = move || {
+        if signalled.swap(true, Ordering::SeqCst) {
+            log::logger().flush();
+            std::process::exit(ExitCode::SecondSignal.number().into());
+        }
+        log::info!("Stopping; a second signal stops at once");
+        stopper.stop();
+    };
+    if let Err(e) = ctrlc::set_handler(handler) {
+        log::error!("Signals cannot be handled: {e}");
+        return ExitCode::Resources;
+    }
+    let end = handle.wait(arguments.timeout.map(Seconds::duration));
+    handle.stop(
+        arguments
+            .grace
+            .map_or(checked.config.grace, Grace::duration),
+    );
+    cli::code_of_end(end.as_ref())
+}

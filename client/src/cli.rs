@@ -1,0 +1,206 @@
+//! The command line: arguments, the subcommands that print and end (`keygen`, `pubkey`, `check`),
+//! and which failure has which exit code.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, Subcommand};
+use minitcptunnel_common::config::{ConfigError, Grace, Seconds};
+use minitcptunnel_common::dial;
+use minitcptunnel_common::exit::ExitCode;
+use minitcptunnel_common::identity::KeyOrigin;
+use minitcptunnel_common::log::Verbosity;
+
+use crate::StartError;
+use crate::config::{self, Checked, Config, KeyError, Pinning};
+use crate::state::End;
+
+/// Offers local services on the public ports of a MiniTCPTunnel server.
+#[derive(Parser, Debug)]
+#[command(version)]
+pub struct Arguments {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Option<Subcommands>,
+    /// Configuration file, JSON or YAML
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        default_value = "client_config.json"
+    )]
+    pub config: PathBuf,
+    /// Stop after this many seconds
+    #[arg(long, global = true, value_name = "SECONDS")]
+    pub timeout: Option<Seconds>,
+    /// How long running connections may go on after a signal [default: 5, or as configured]
+    #[arg(long, global = true, value_name = "SECONDS")]
+    pub grace: Option<Grace>,
+    /// Connect without a pinned server key: anybody on the way can read and change everything
+    #[arg(long, global = true)]
+    pub insecure_no_pin: bool,
+    /// Log one line per connection
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// Log every frame's type and length
+    #[arg(long, global = true)]
+    pub debug: bool,
+}
+
+/// What the program can do.
+#[derive(Subcommand, Clone, Copy, Debug)]
+pub enum Subcommands {
+    /// Connect and serve (what happens without a command)
+    Run,
+    /// Make an identity key and save it in the configuration
+    Keygen,
+    /// Print the public identity key, for the server's list
+    Pubkey,
+    /// Check the configuration and say what it would do
+    Check,
+}
+
+impl Arguments {
+    /// Whether a missing pin stops the client.
+    #[must_use]
+    pub fn pinning(&self) -> Pinning {
+        if self.insecure_no_pin {
+            Pinning::InsecureOptional
+        } else {
+            Pinning::Required
+        }
+    }
+
+    /// How much is logged.
+    #[must_use]
+    pub fn verbosity(&self) -> Verbosity {
+        match (self.debug, self.verbose) {
+            (true, _) => Verbosity::Debug,
+            (false, true) => Verbosity::Verbose,
+            (false, false) => Verbosity::Normal,
+        }
+    }
+}
+
+/// The key first: whoever starts without a pin has something to give to the server's operator.
+///
+/// # Errors
+/// If the client cannot start with it.
+pub fn load(file: &Path, pinning: Pinning) -> Result<Checked, KeyError> {
+    let ensured = config::ensure_identity_key(file)?;
+    if ensured.origin == KeyOrigin::Created {
+        log::info!(
+            "Made a new identity key in {}; add it to the server's allowed_clients.txt",
+            file.display()
+        );
+    }
+    log::info!("CLIENT PUBLIC KEY: {}", ensured.key.public());
+    let mut checked = config::load(file, pinning)?;
+    checked.warnings.extend(ensured.warning);
+    Ok(checked)
+}
+
+/// `keygen`: makes a key where there is none. What to print.
+///
+/// # Errors
+/// If there is a key already, or it cannot be made or saved.
+pub fn keygen(file: &Path) -> Result<String, KeyError> {
+    config::keygen(file).map(|key| format!("CLIENT PUBLIC KEY: {}", key.public()))
+}
+
+/// `pubkey`: what to print.
+///
+/// # Errors
+/// If there is no key, or no usable one.
+pub fn pubkey(file: &Path) -> Result<String, KeyError> {
+    config::identity_key(file).map(|ensured| format!("CLIENT PUBLIC KEY: {}", ensured.key.public()))
+}
+
+/// `check`: what this configuration would do, in plain words.
+///
+/// # Errors
+/// If the client would not start with it.
+pub fn check(file: &Path, pinning: Pinning) -> Result<String, KeyError> {
+    let checked = config::load(file, pinning)?;
+    let mut text = describe(&checked.config);
+    for warning in checked.warnings {
+        text.push_str("\nwarning: ");
+        text.push_str(&warning);
+    }
+    Ok(text)
+}
+
+fn describe(config: &Config) -> String {
+    let mut lines = vec![format!("{} is fine.", config.file.display())];
+    lines.push(format!(
+        "Connects to {}{}.",
+        dial::host_port(config.server_host.as_str(), config.server_port),
+        match config.server_pub_key {
+            Some(key) => format!(", if it proves to own the key {key}"),
+            None => ", whoever it may be (no key is pinned)".to_owned(),
+        }
+    ));
+    lines.push(match &config.identity {
+        Some(key) => format!("Is known to the server as {}.", key.public()),
+        None => "Makes an identity key at its first start and saves it in this file.".to_owned(),
+    });
+    for tunnel in &config.tunnels {
+        let port = match tunnel.remote_port {
+            0 => "a port of the server's choice".to_owned(),
+            port => format!("server port {port}"),
+        };
+        let service = dial::host_port(tunnel.local_host.as_str(), tunnel.local_port);
+        lines.push(if tunnel.auto_start {
+            format!(
+                "Tunnel {:?}: {port} leads to {service}, compression {}.",
+                tunnel.id, tunnel.compression
+            )
+        } else {
+            format!(
+                "Tunnel {:?}: {port} would lead to {service}, but auto_start is false: it is not opened.",
+                tunnel.id
+            )
+        });
+    }
+    lines.push(format!(
+        "Carries at most {} connections at a time; gives them {} s when it is stopped.",
+        config.limits.pairs,
+        config.grace.as_secs_f64()
+    ));
+    lines.join("\n")
+}
+
+/// The exit code for a configuration or key that cannot be used.
+#[must_use]
+pub fn code_of_config(e: &KeyError) -> ExitCode {
+    match e {
+        // Nothing is wrong but the pin.
+        KeyError::Config(ConfigError::Invalid { problems, .. })
+            if problems
+                .iter()
+                .all(|problem| problem.key == "server_pub_key") =>
+        {
+            ExitCode::Identity
+        }
+        e if e.is_configuration() => ExitCode::Configuration,
+        _ => ExitCode::Identity,
+    }
+}
+
+/// The exit code for a client that could not start.
+#[must_use]
+pub fn code_of_start(e: &StartError) -> ExitCode {
+    match e {
+        StartError::NoIdentity => ExitCode::Identity,
+        StartError::Resources(_) => ExitCode::Resources,
+    }
+}
+
+/// The exit code for the way a client ended; `None` is the end of `--timeout`.
+#[must_use]
+pub fn code_of_end(end: Option<&End>) -> ExitCode {
+    match end {
+        None | Some(End::Asked) => ExitCode::Ok,
+        Some(End::Refused(_)) => ExitCode::Refused,
+        Some(End::Failed(_)) => ExitCode::Failure,
+    }
+}

@@ -1,0 +1,43 @@
+//! The reverse tunnel, client side.
+//!
+//! ```text
+//!  thread "control" (mio loop, owns everything, never blocks)
+//!    ControlClient ── TunnelManager
+//!      │   ^ Inbox: dialled channel, refusals, commands, stop
+//!      │   └──────────────┬───────────────────────┬──────────────── Handle
+//!      ├─ thread "dial" ──┘ (one per attempt)     │
+//!      └─ LocalProxy ─ pool workers ──────────────┘
+//!            dial local service ∥ dial data channel ─> pair
+//! ```
+
+pub(crate) mod control;
+pub(crate) mod data;
+mod report;
+pub(crate) mod server;
+mod session;
+pub mod tunnels;
+
+use minitcptunnel_common::id::{ConnId, TunnelId};
+
+use server::{Channel, ServerError};
+
+/// What other threads put into the loop's inbox.
+pub(crate) enum Input {
+    /// An attempt to reach the server is over.
+    Dialled {
+        attempt: u64,
+        result: Result<Channel, ServerError>,
+    },
+    /// A worker could not serve a connection.
+    Refuse {
+        session: u64,
+        conn: ConnId,
+        reason: String,
+    },
+    /// Want a tunnel.
+    Open(TunnelId),
+    /// Want it no more.
+    Close(TunnelId),
+    /// End the session and the loop.
+    Stop,
+}
