@@ -27,6 +27,8 @@ const MAGIC: [u8; 4] = [0x04, 0x22, 0x4D, 0x18];
 const END_MARK: [u8; END] = [0; END];
 /// Version 1, independent blocks, nothing optional.
 const FLG: u8 = 0x60;
+/// FLG bit: a dictionary id follows (L3: refused).
+const DICTIONARY: u8 = 0x01;
 /// Top bit of a block length: the block is stored.
 const STORED: u32 = 0x8000_0000;
 
@@ -247,6 +249,10 @@ fn unpack_any(
     spare: &mut Vec<u8>,
     limit: usize,
 ) -> Result<usize, ContainerError> {
+    // The decoder passes over a dictionary id and would expand without the dictionary.
+    if container.starts_with(&MAGIC) && container.get(4).is_some_and(|flg| flg & DICTIONARY != 0) {
+        return Err(ContainerError::Header);
+    }
     // The decoder reports damage, and the caller's loop the limit; a missing end shows in finish().
     let mut decoder = lz4::Decoder::new(container).map_err(|_| ContainerError::Damaged)?;
     let mut have = 0;
