@@ -167,8 +167,8 @@ fn single_block(container: &[u8], limit: usize) -> Result<Shape, ContainerError>
         return Ok(Shape::Other);
     }
     let [flg, bd] = *rest.first_chunk::<2>().ok_or(ContainerError::Truncated)?;
-    // L3, where the reference decoder is more generous: a dictionary that nobody has.
-    if flg & 0b0000_0001 != 0 {
+    // The reference decoder passes over a dictionary id and would expand without the dictionary.
+    if flg & DICTIONARY != 0 {
         return Err(ContainerError::Header);
     }
     // Version 1; linked or independent does not matter to a single block; no block checksum, no
@@ -249,10 +249,6 @@ fn unpack_any(
     spare: &mut Vec<u8>,
     limit: usize,
 ) -> Result<usize, ContainerError> {
-    // The decoder passes over a dictionary id and would expand without the dictionary.
-    if container.starts_with(&MAGIC) && container.get(4).is_some_and(|flg| flg & DICTIONARY != 0) {
-        return Err(ContainerError::Header);
-    }
     // The decoder reports damage, and the caller's loop the limit; a missing end shows in finish().
     let mut decoder = lz4::Decoder::new(container).map_err(|_| ContainerError::Damaged)?;
     let mut have = 0;
