@@ -4,7 +4,6 @@
     demo_service.py serve FOLDER            an HTTP server over FOLDER and an echo service, each on a free port;
                                             prints "http PORT" and "echo PORT" when both listen
     demo_service.py talk HOST PORT          a conversation with the echo service, one line at a time
-    demo_service.py free COUNT              prints COUNT ports that are free right now
     demo_service.py set FILE KEY=JSON...    set top-level keys of a JSON file
 """
 
@@ -75,12 +74,6 @@ def talk(host, port):
             sys.exit("there should be nothing after the goodbye")
 
 
-def free(count):
-    # All held at once, so that they differ.
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(int(count))]
-    print(*(one.getsockname()[1] for one in held))
-
-
 def set_keys(file, *pairs):
     with open(file, encoding="utf-8") as f:
         content = json.load(f)
@@ -93,7 +86,7 @@ def set_keys(file, *pairs):
 
 
 if __name__ == "__main__":
-    commands = {"serve": serve, "talk": talk, "free": free, "set": set_keys}
+    commands = {"serve": serve, "talk": talk, "set": set_keys}
     if len(sys.argv) < 3 or sys.argv[1] not in commands:
         sys.exit(__doc__)
     try:

@@ -1,1 +1,16 @@
-//! End-to-end tests.
+//! End-to-end tests: whole programs over loopback. One binary; a line per room says what belongs there.
+
+/// What the link between client and server can do on a bad day, and what both programs make of it.
+mod cuts;
+/// What strangers can try before they are anybody, and clients with a key who break the rules.
+mod hostile;
+/// The programs as a person or a service manager meets them: arguments, files, signals, exit codes, log texts.
+mod programs;
+/// Many connections that do little: visitors that never read, connections that rest.
+mod readers;
+/// The reverse tunnel with services of this process: every shape of traffic, every way a connection ends.
+mod reverse;
+/// The reverse tunnel with other people's programs at both ends.
+mod services;
+/// The files of `tests/vectors`, made by a second implementation of the wire.
+mod vectors;

@@ -8,6 +8,7 @@ tests. Prints one line for a failure and `N passed, N failed` at the end.
 
 from __future__ import annotations
 
+import itertools
 import argparse
 import concurrent.futures
 import random
@@ -831,12 +832,11 @@ def a_frame_after_fin_is_damage(rig: Rig) -> None:
     c, visitor, data = paired(rig)
     data.send(wire.fin())
     data.send(wire.data(b"never"))
-    data.wait_end()
     got, _ = r.read_end(visitor)
     same(got, b"")
+    # In one segment, so that the receiver cannot but see it.
     visitor, data = join(rig, c, c.open("second"))
-    data.send(wire.fin())
-    data.send(wire.fin())
+    data.send_raw(b"".join(data.out.seal(wire.pack(wire.fin())) for _ in range(2)))
     data.wait_end()
 
 
@@ -989,7 +989,8 @@ def compression_is_chosen(rig: Rig) -> None:
         return stored
 
     on, off = rig.server(compression="on").control(), None
-    same([all_stored(on, n) for n in (0, 1, 2, 3)], [False, True, False, False], "stored with the server's setting on")
+    same([all_stored(on, n) for n in (0, 1, 2)], [False, True, False], "stored with the server's setting on")
+    all_stored(on, 3)  # auto: its own choice, but it carries the bytes
     with Rig() as second:
         off = second.server(compression="off").control()
         same([all_stored(off, n) for n in (0, 1, 2)], [True, True, False], "stored with the server's setting off")
@@ -1085,9 +1086,13 @@ def unclaimed_listeners_close_after_ten_seconds(rig: Rig) -> None:
 # === the client program ==================================================================
 
 
+# Nobody listens there: the twin's server only notes the number.
+_remote_ports = itertools.count(18_100)
+
+
 def tunnel(service_port: int, name: str = WEB, **more: object) -> dict:
     """A tunnel of the client's configuration."""
-    return {"id": name, "remote_port": 18_080, "local_port": service_port, "auto_start": True, **more}
+    return {"id": name, "remote_port": next(_remote_ports), "local_port": service_port, "auto_start": True, **more}
 
 
 def serving(

@@ -236,7 +236,7 @@ fn indent_of(text: &str, at: usize) -> Option<&str> {
 }
 
 /// Whether `new` says what `old` said, in the same order, and the new value besides.
-fn only_added(old: &Node, new: &Node, key: &str, value: &str) -> bool {
+pub(super) fn only_added(old: &Node, new: &Node, key: &str, value: &str) -> bool {
     let (Value::Map(old), Value::Map(new)) = (&old.value, &new.value) else {
         return false;
     };

@@ -9,6 +9,9 @@ use super::node::{Key, Node, Place, Seen, Value, push_key};
 use serde::de::IgnoredAny;
 use zeroize::Zeroizing;
 
+/// Levels of nesting; each costs a little stack.
+pub(super) const MAX_DEPTH: usize = 32;
+
 /// Reads a whole JSON text.
 pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
     if text.trim_start().is_empty() {
@@ -18,32 +21,61 @@ pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
             message: "the file is empty; the least that JSON needs is {}".into(),
         });
     }
-    // Also bounds the nesting, which the recursion below relies on.
-    serde_json::from_str::<IgnoredAny>(text).map_err(|e| SyntaxError {
-        key: String::new(),
-        place: (e.line() > 0).then(|| Place {
-            line: e.line(),
-            column: e.column().max(1),
-        }),
-        message: describe(&e),
+    // `IgnoredAny` is read without recursion; the depth is watched by the reader below.
+    serde_json::from_str::<IgnoredAny>(text).map_err(|e| {
+        let (at, place) = place_of(text, &e);
+        let trailing_comma =
+            text[..at].trim_end().ends_with(',') && text[at..].starts_with(['}', ']']);
+        SyntaxError {
+            key: String::new(),
+            place: Some(place),
+            message: describe(&e, trailing_comma),
+        }
     })?;
     let mut reader = Reader {
         text,
         at: 0,
         line: 1,
         line_start: 0,
+        depth: 0,
         path: String::new(),
     };
     reader.skip_space();
     reader.node()
 }
 
-fn describe(e: &serde_json::Error) -> String {
+/// Where serde_json stopped: the offset, and the same for people. It counts columns in bytes.
+fn place_of(text: &str, e: &serde_json::Error) -> (usize, Place) {
+    let lines_before = e.line().saturating_sub(1);
+    let line_start = match lines_before {
+        0 => 0,
+        n => text
+            .match_indices('\n')
+            .nth(n - 1)
+            .map_or(0, |(i, _)| i + 1),
+    };
+    let mut at = (line_start + e.column().saturating_sub(1)).min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    let column = 1 + text[line_start.min(at)..at].chars().count();
+    (
+        at,
+        Place {
+            line: e.line().max(1),
+            column,
+        },
+    )
+}
+
+fn describe(e: &serde_json::Error, trailing_comma: bool) -> String {
+    if trailing_comma {
+        return "this is not valid JSON: a comma before a closing bracket; remove it".into();
+    }
     // serde_json appends the place, which the caller shows in its own way.
     let text = e.to_string();
     let what = text.split(" at line ").next().unwrap_or(&text);
     let hint = match what {
-        "trailing comma" => "; remove the last comma",
         "key must be a string" => {
             "; write keys in double quotes (JSON has no comments; a .yaml file does)"
         }
@@ -64,6 +96,7 @@ struct Reader<'a> {
     at: usize,
     line: usize,
     line_start: usize,
+    depth: usize,
     path: String,
 }
 
@@ -102,12 +135,23 @@ impl Reader<'_> {
     /// One value. The space behind it is left alone, so that spans end where values do.
     fn node(&mut self) -> Result<Node, SyntaxError> {
         let (start, place) = (self.at, self.place());
+        if self.depth == MAX_DEPTH {
+            return Err(SyntaxError {
+                key: String::new(),
+                place: Some(place),
+                message: format!(
+                    "there are more than {MAX_DEPTH} levels of brackets; nothing here needs so many"
+                ),
+            });
+        }
+        self.depth += 1;
         let value = match self.peek() {
             b'{' => self.map()?,
             b'[' => self.list()?,
             b'"' => Value::Text(Zeroizing::new(self.string()?)),
             _ => self.plain(),
         };
+        self.depth -= 1;
         Ok(Node {
             value,
             place: Some(place),
@@ -179,7 +223,7 @@ impl Reader<'_> {
         serde_json::from_str(&self.text[start..self.at]).map_err(|e| SyntaxError {
             key: self.path.clone(),
             place: Some(place),
-            message: describe(&e),
+            message: describe(&e, false),
         })
     }
 

@@ -12,8 +12,10 @@ use zeroize::Zeroizing;
 pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
     let options = serde_saphyr::options! {
         with_snippet: false,
+        // Judged by the types, in our words.
+        non_finite_float_policy: serde_saphyr::NonFiniteFloatPolicy::PassThrough,
         // An alias is fine, a bomb of them is not.
-        budget: serde_saphyr::budget! { max_depth: 32, max_nodes: 100_000, max_events: 400_000 },
+        budget: serde_saphyr::budget! { max_depth: super::json::MAX_DEPTH, max_nodes: 100_000, max_events: 400_000 },
     };
     let spanned: Spanned<Raw> =
         serde_saphyr::from_str_with_options(text, options).map_err(|e| {

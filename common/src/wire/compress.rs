@@ -27,6 +27,8 @@ const MAGIC: [u8; 4] = [0x04, 0x22, 0x4D, 0x18];
 const END_MARK: [u8; END] = [0; END];
 /// Version 1, independent blocks, nothing optional.
 const FLG: u8 = 0x60;
+/// FLG bit: a dictionary id follows (L3: refused).
+const DICTIONARY: u8 = 0x01;
 /// Top bit of a block length: the block is stored.
 const STORED: u32 = 0x8000_0000;
 
@@ -165,6 +167,10 @@ fn single_block(container: &[u8], limit: usize) -> Result<Shape, ContainerError>
         return Ok(Shape::Other);
     }
     let [flg, bd] = *rest.first_chunk::<2>().ok_or(ContainerError::Truncated)?;
+    // The reference decoder passes over a dictionary id and would expand without the dictionary.
+    if flg & DICTIONARY != 0 {
+        return Err(ContainerError::Header);
+    }
     // Version 1; linked or independent does not matter to a single block; no block checksum, no
     // content checksum, no dictionary.
     if flg & 0b1101_0111 != 0b0100_0000 || bd & 0x8F != 0 || bd < 0x40 {
@@ -503,6 +509,13 @@ mod tests {
             b""
         );
         assert_eq!(message(&[], LIMIT), Err(ContainerError::Truncated));
+        // A dictionary id, under a right checksum.
+        let mut named = MAGIC.to_vec();
+        let descriptor = [0x61, 0x40, 1, 0, 0, 0];
+        named.extend_from_slice(&descriptor);
+        named.push(header_checksum(&descriptor));
+        named.extend_from_slice(&good[HEAD..]);
+        assert_eq!(message(&named, LIMIT), Err(ContainerError::Header));
         // A wrong content checksum.
         let mut summed = reference(&text(400), false, lz4::BlockSize::Max64KB, true);
         let last = summed.len() - 1;

@@ -69,13 +69,14 @@ impl From<ContainerError> for FrameError {
 /// Nonces of one direction: 4 bytes of base, 8 bytes of counter, never the same twice (F1).
 struct Nonces {
     base: [u8; 4],
-    next: u64,
+    /// `None` after the last one.
+    next: Option<u64>,
 }
 
 impl Nonces {
     fn take(&mut self) -> Result<[u8; 12], FrameError> {
-        let counter = self.next;
-        self.next = counter.checked_add(1).ok_or(FrameError::Exhausted)?;
+        let counter = self.next.ok_or(FrameError::Exhausted)?;
+        self.next = counter.checked_add(1);
         let mut nonce = [0u8; 12];
         nonce[..4].copy_from_slice(&self.base);
         nonce[4..].copy_from_slice(&counter.to_be_bytes());
@@ -88,7 +89,7 @@ fn cipher(key: &DirectionKey) -> (ChaCha20Poly1305, Nonces) {
         ChaCha20Poly1305::new((&key.key).into()),
         Nonces {
             base: key.nonce_base,
-            next: 0,
+            next: Some(0),
         },
     )
 }
@@ -199,6 +200,13 @@ impl Opener {
     pub fn new(key: &DirectionKey) -> Self {
         let (cipher, nonces) = cipher(key);
         Self { cipher, nonces }
+    }
+
+    /// An opener in the middle of a channel. For test vectors.
+    pub fn at(key: &DirectionKey, counter: u64) -> Self {
+        let mut opener = Self::new(key);
+        opener.nonces.next = Some(counter);
+        opener
     }
 
     /// Opens the `N` bytes of a frame's body in place. The message (head and payload, or nothing)
@@ -461,9 +469,11 @@ mod tests {
     fn the_counter_never_wraps() {
         let mut nonces = Nonces {
             base: [0; 4],
-            next: u64::MAX - 1,
+            next: Some(u64::MAX - 1),
         };
         assert!(nonces.take().is_ok());
+        assert!(nonces.take().is_ok(), "the last one is as good as any");
+        assert_eq!(nonces.take(), Err(FrameError::Exhausted));
         assert_eq!(nonces.take(), Err(FrameError::Exhausted));
     }
 }

@@ -321,9 +321,8 @@ impl Message {
         let mut r = Reader(payload);
         let message = match kind {
             2 => payload
-                .try_into()
-                .ok()
-                .map(|session_key| Self::AuthOk { session_key }),
+                .first_chunk()
+                .map(|&session_key| Self::AuthOk { session_key }),
             3 => r
                 .reason()
                 .map(|(reason, text)| Self::AuthFail { reason, text }),

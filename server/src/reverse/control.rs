@@ -35,6 +35,8 @@ const OUTBOX_MAX: usize = 256 * 1024;
 const READ_SHARE: usize = 128 * 1024;
 /// What a control message may expand to, in bytes (L3).
 const MESSAGE_MAX: usize = 2 * CONTROL_FRAME_MAX;
+/// Semantics: longest payload of a Heartbeat, in bytes (T4); an echo must fit into a frame.
+const HEARTBEAT_MAX: usize = 4096;
 /// Longest that a peer may take to close after it was told to go.
 const PARTING: Duration = Duration::from_secs(2);
 /// How long inherited tunnels stay open for the new session to claim them (E8).
@@ -524,6 +526,10 @@ impl EventLoop {
 
     /// The first Heartbeat may be an offer (E1); all others are echoed (T4).
     fn heartbeat(&mut self, id: SessionId, payload: Vec<u8>) {
+        if payload.len() > HEARTBEAT_MAX {
+            let goodbye = (Reason::Protocol, "a heartbeat was too long");
+            return self.end_session(id, Some(goodbye), "its heartbeat was too long");
+        }
         let Some(session) = self.sessions.of(id) else {
             return;
         };

@@ -290,7 +290,8 @@ mod tests {
         assert_eq!(gate.by_address.len(), 100);
         assert!(refused > 90_000, "{refused}");
         let later = now + Duration::from_secs(10);
-        assert_ne!(gate.knock(address(1), false, later), Knock::Refuse);
+        let newcomer = IpAddr::from([192, 0, 2, 1]);
+        assert_ne!(gate.knock(newcomer, false, later), Knock::Refuse);
         assert_eq!(gate.rates.len(), 1);
     }
 
