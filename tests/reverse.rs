@@ -82,7 +82,11 @@ fn two_hundred_at_once_keep_their_streams_apart() {
     assert_eq!(service.accepted(), 200);
     rig::figure(
         "200 at once",
-        format_args!("{:.2} s, server {:?}", rig::seconds(start), tunnel.server.usage()),
+        format_args!(
+            "{:.2} s, server {:?}",
+            rig::seconds(start),
+            tunnel.server.usage()
+        ),
     );
 }
 
@@ -101,7 +105,10 @@ fn single_bytes_come_back_one_by_one() {
     }
     // Without TCP_NODELAY on every leg a round trip costs 40 ms and more: 20 s in all.
     let took = start.elapsed();
-    assert!(took < Duration::from_secs(10), "500 round trips in {took:?}");
+    assert!(
+        took < Duration::from_secs(10),
+        "500 round trips in {took:?}"
+    );
     rig::figure("round trip", format_args!("{:?} on average", took / 500));
     // And a flood of single bytes that nobody waits for.
     let mut out = visitor.try_clone().expect("clone");
@@ -185,12 +192,18 @@ fn an_upload_after_the_services_end_arrives() {
     });
     let tunnel = Tunnelled::to(service.port());
     let mut visitor = tunnel.visit();
-    Bytes::new(5).expect(&mut visitor, 100_000).expect("download");
+    Bytes::new(5)
+        .expect(&mut visitor, 100_000)
+        .expect("download");
     assert_eq!(read_end(&mut visitor), (vec![], End::Clean));
     send(&mut visitor, 6, 2_000_000).expect("upload after the service's end");
     visitor.shutdown(Shutdown::Write).expect("end");
     let (all, end) = got.recv_timeout(PATIENCE).expect("the service saw the end");
-    assert!(all == Bytes::new(6).take(2_000_000), "{} bytes came", all.len());
+    assert!(
+        all == Bytes::new(6).take(2_000_000),
+        "{} bytes came",
+        all.len()
+    );
     assert_eq!(end, End::Clean);
 }
 
@@ -207,7 +220,11 @@ fn what_was_sent_before_closing_arrives() {
         send(&mut visitor, n, n).expect("send");
         drop(visitor);
         let (all, end) = got.recv_timeout(PATIENCE).expect("the service saw the end");
-        assert!(all == Bytes::new(n).take(n as usize), "{} of {n}", all.len());
+        assert!(
+            all == Bytes::new(n).take(n as usize),
+            "{} of {n}",
+            all.len()
+        );
         assert_eq!(end, End::Clean);
     }
 }
@@ -274,10 +291,16 @@ fn a_dead_service_closes_the_visitor_at_once() {
         assert_eq!(end, End::Reset, "nobody was there: not a clean end");
     }
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
-    rig::figure("dead service", format_args!("visitor closed within {slowest:?}"));
+    rig::figure(
+        "dead service",
+        format_args!("visitor closed within {slowest:?}"),
+    );
     // And the tunnel is none the worse for it.
     let _service = Service::start_on(nobody, |mut stream| stream.write_all(b"alive"));
-    assert_eq!(read_end(&mut tunnel.visit()), (b"alive".to_vec(), End::Clean));
+    assert_eq!(
+        read_end(&mut tunnel.visit()),
+        (b"alive".to_vec(), End::Clean)
+    );
 }
 
 #[test]
@@ -320,7 +343,10 @@ fn public_ports_listen_where_they_are_told() {
     assert_eq!(read_end(&mut visitor), (b"hello".to_vec(), End::Clean));
     assert!(std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, tunnel.port)).is_err());
     let line = tunnel.server.log.wait("Tunnel t listening on ", PATIENCE);
-    assert!(line.contains(&format!("127.0.0.5:{}", tunnel.port)), "{line}");
+    assert!(
+        line.contains(&format!("127.0.0.5:{}", tunnel.port)),
+        "{line}"
+    );
 }
 
 #[test]
@@ -344,7 +370,11 @@ fn several_tunnels_lead_to_their_own_services() {
     assert_eq!(client.port_of("two"), wanted, "the port that was asked for");
     for (name, text) in names.iter().zip(texts) {
         let mut visitor = connect((Ipv4Addr::LOCALHOST, client.port_of(name)));
-        assert_eq!(read_end(&mut visitor), (text.to_vec(), End::Clean), "{name}");
+        assert_eq!(
+            read_end(&mut visitor),
+            (text.to_vec(), End::Clean),
+            "{name}"
+        );
     }
 }
 
@@ -363,7 +393,10 @@ fn a_taken_port_is_told_and_tried_again() {
     let line = server.log.wait("Failed to open tunnel: ", PATIENCE);
     assert!(line.contains(" ERROR "), "{line}");
     let line = client.log.wait("contested*in use", PATIENCE);
-    assert!(line.contains(" WARN ") || line.contains(" ERROR "), "{line}");
+    assert!(
+        line.contains(" WARN ") || line.contains(" ERROR "),
+        "{line}"
+    );
     // The other tunnel does not suffer.
     let mut visitor = connect((Ipv4Addr::LOCALHOST, client.port_of("free")));
     assert_eq!(read_end(&mut visitor), (b"hello".to_vec(), End::Clean));
@@ -414,10 +447,11 @@ fn compression_in_every_combination_carries_the_same_bytes() {
     ] {
         let world = World::new();
         let server = world.server().set("compression", server).start();
-        let mut setup = world
-            .client(server.port)
-            .set("compression", client)
-            .tunnel("t", 0, service.port());
+        let mut setup =
+            world
+                .client(server.port)
+                .set("compression", client)
+                .tunnel("t", 0, service.port());
         setup = setup.set_tunnel(0, "compression", tunnel);
         let client = setup.start();
         let mut visitor = connect((Ipv4Addr::LOCALHOST, client.port_of("t")));

@@ -10,7 +10,8 @@ use minitcptunnel_common::wire::handshake::v1::{
     self, HELLO_WIRE_LEN, Hello, HelloError, HelloReader, Initiator, Role, Seeds,
 };
 use minitcptunnel_common::wire::keys::DirectionKey;
-use minitcptunnel_common::wire::message::{Capabilities, Kind, Message};
+use minitcptunnel_common::wire::capabilities::Capabilities;
+use minitcptunnel_common::wire::message::{Kind, Message};
 use minitcptunnel_common::wire::{CONTROL_FRAME_MAX, MESSAGE_HEAD, MESSAGE_MAX};
 use minitcptunnel_server::config as server;
 use std::path::Path;

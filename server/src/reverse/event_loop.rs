@@ -27,11 +27,11 @@ use minitcptunnel_common::wire::message::Reason;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Poll, Token};
 
-use super::control::{ControlSessionManager, Parting};
 use super::gate::{Gate, ReplayMemory};
 use super::knock::{Fresh, Knocking};
 use super::pairer::ConnectionPairer;
 use super::registry::TunnelRegistry;
+use super::sessions::{ControlSessionManager, Parting};
 use super::verifier::{Verified, Verifier};
 use crate::config::Config;
 
