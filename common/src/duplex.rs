@@ -211,11 +211,10 @@ impl Socket {
     }
 }
 
+/// Whether a call merely gave up waiting. Windows calls that `TimedOut`; on Unix this is the name of
+/// a connection that has died of silence.
 fn is_pause(e: &io::Error) -> bool {
-    matches!(
-        e.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-    )
+    e.kind() == io::ErrorKind::WouldBlock || cfg!(windows) && e.kind() == io::ErrorKind::TimedOut
 }
 
 fn aborted() -> io::Error {
