@@ -76,6 +76,7 @@ pub fn sealed(
             spare: Vec::new(),
             rule: end,
             ended: false,
+            failed: None,
             other: other.clone(),
         }),
         sink: Box::new(SealedSink {
@@ -118,6 +119,8 @@ struct SealedSource {
     spare: Vec<u8>,
     rule: End,
     ended: bool,
+    /// Errors are final: behind a frame that does not open, the next one still would.
+    failed: Option<io::ErrorKind>,
     other: Arc<Other>,
 }
 
@@ -202,6 +205,14 @@ impl SealedSource {
         Ok(())
     }
 
+    /// One step towards the next plaintext: a frame is opened, or bytes are received.
+    fn advance(&mut self) -> io::Result<()> {
+        if !self.open_next()? {
+            self.receive()?;
+        }
+        Ok(())
+    }
+
     fn plain(&self) -> &[u8] {
         match &self.plain {
             Plain::None => &[],
@@ -222,9 +233,15 @@ impl Read for SealedSource {
 impl BufRead for SealedSource {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.plain().is_empty() && !self.ended {
+            if let Some(kind) = self.failed {
+                return Err(kind.into());
+            }
             self.plain = Plain::None;
-            if !self.open_next()? {
-                self.receive()?;
+            if let Err(e) = self.advance() {
+                if e.kind() != io::ErrorKind::WouldBlock {
+                    self.failed = Some(e.kind());
+                }
+                return Err(e);
             }
         }
         if self.ended {
