@@ -96,6 +96,8 @@ pub fn sealed(
 #[derive(Default)]
 struct Other {
     frames: AtomicU64,
+    /// Plaintext waits for whoever reads slowly.
+    in_hand: AtomicBool,
     ended: AtomicBool,
 }
 
@@ -250,12 +252,16 @@ impl BufRead for SealedSource {
             }
             self.other.ended.store(true, Ordering::Release);
         }
+        self.other.in_hand.store(!self.ended, Ordering::Relaxed);
         Ok(self.plain())
     }
 
     fn consume(&mut self, n: usize) {
         if let Plain::Buffer(range) | Plain::Spare(range) = &mut self.plain {
             range.start = (range.start + n).min(range.end);
+        }
+        if self.plain().is_empty() {
+            self.other.in_hand.store(false, Ordering::Relaxed);
         }
     }
 }
@@ -368,7 +374,8 @@ impl SealedSink {
         {
             std::thread::sleep(SILENCE_SLICE);
             let now = self.other.frames.load(Ordering::Relaxed);
-            if now != seen {
+            // A reader that is slow to take what came makes no silence.
+            if now != seen || self.other.in_hand.load(Ordering::Relaxed) {
                 (seen, since) = (now, Instant::now());
             }
         }
