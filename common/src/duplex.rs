@@ -264,8 +264,12 @@ where
 }
 
 /// A plain TCP connection as a duplex: the external connection, or the local service.
+///
+/// Until its end is announced it ends with a reset, whatever happens: when this process is killed in the
+/// middle, the far application must not take what it got for the whole.
 pub fn tcp(stream: TcpStream) -> io::Result<Duplex> {
     let socket = Socket::new(stream)?;
+    reset(&socket.stream);
     Ok(Duplex {
         source: Box::new(TcpSource {
             socket: socket.clone(),
@@ -339,7 +343,13 @@ impl Sink for TcpSink {
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        self.socket.shutdown_write()
+        self.socket.shutdown_write()?;
+        no_reset(&self.socket.stream);
+        // An abort meanwhile has set the mark before it asked for a reset: one of us sees it.
+        if self.socket.is_aborted() {
+            reset(&self.socket.stream);
+        }
+        Ok(())
     }
 
     fn hang_up(&mut self) {

@@ -1,4 +1,5 @@
-use minitcptunnel_common::wire::message::{Capabilities, CompressionWish, Reason};
+use minitcptunnel_common::wire::capabilities::Capabilities;
+use minitcptunnel_common::wire::message::{CompressionWish, Reason};
 
 use super::fake::SESSION_KEY;
 use super::*;
