@@ -78,28 +78,27 @@ fn answered_heartbeats_keep_a_session_and_silence_ends_it() {
     let server = FakeServer::new();
     let mut config = config(&server);
     config.timeouts.heartbeat_interval = Duration::from_millis(10);
-    config.timeouts.heartbeat_timeout = Duration::from_secs(2);
+    config.timeouts.heartbeat_timeout = Duration::from_millis(500);
     let client = start(&config);
     let (mut peer, _) = server.session(2);
-    // A second's worth and more: each comes an interval after the one before.
     let since = Instant::now();
-    for _ in 0..100 {
+    // Many times the interval, so that a lost answer would have been noticed.
+    while since.elapsed() < Duration::from_secs(1) {
         let beat = peer.recv();
         assert!(matches!(beat, Message::Heartbeat { .. }), "{beat:?}");
         peer.send(&beat);
     }
-    assert!(since.elapsed() >= Duration::from_millis(900), "too many");
     assert_eq!(client.snapshot().sessions, 1);
     assert!(is_up(&client.snapshot()));
     let silent = Instant::now();
     peer.expect_end();
     assert!(
-        silent.elapsed() >= Duration::from_secs(1),
+        silent.elapsed() >= Duration::from_millis(400),
         "given up before the timeout"
     );
     let (reason, _) = waiting(&client);
     assert!(
-        reason.contains("no answer to a heartbeat within 2 s"),
+        reason.contains("no answer to a heartbeat within 0.5 s"),
         "{reason}"
     );
 }
@@ -204,7 +203,7 @@ fn a_taken_slot_is_asked_for_until_it_is_free() {
         });
         peer.expect_end();
     }
-    let _session = server.session(2);
+    server.session(2);
     assert!(client.wait_for(SOON, is_up).is_some());
 }
 
