@@ -6,11 +6,10 @@ use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
 use minitcptunnel_common::identity::IdentityKey;
+use minitcptunnel_common::wire::capabilities::Capabilities;
 use minitcptunnel_common::wire::frame::{FrameReader, Opener, Sealer};
-use minitcptunnel_common::wire::handshake::v1::{
-    HelloReader, Initiator, Role, Seeds, WireHello,
-};
-use minitcptunnel_common::wire::message::{Capabilities, CompressionWish, Message};
+use minitcptunnel_common::wire::handshake::v1::{HelloReader, Initiator, Role, Seeds, WireHello};
+use minitcptunnel_common::wire::message::{CompressionWish, Message};
 use minitcptunnel_common::wire::{CIPHERTEXT_MAX, MESSAGE_MAX};
 
 use crate::{PATIENCE, World, connect};

@@ -16,9 +16,10 @@ use std::time::Instant;
 use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::id::{ConnId, TunnelId};
 use minitcptunnel_common::wire::CONTROL_FRAME_MAX;
+use minitcptunnel_common::wire::capabilities::Capabilities;
 use minitcptunnel_common::wire::frame::{FrameReader, Opener, Sealer};
 use minitcptunnel_common::wire::keys::SessionKey;
-use minitcptunnel_common::wire::message::{Capabilities, Message, Status};
+use minitcptunnel_common::wire::message::{Message, Status};
 use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
@@ -255,10 +256,12 @@ impl Session {
                     bytes.first().unwrap_or(&0),
                     bytes.len()
                 );
-                let message = Message::decode(bytes).map_err(|e| Lost::Protocol(e.to_string()))?;
                 // It authenticated, so the server lives.
                 self.silent_at = None;
-                notices.extend(self.take(message, now)?);
+                match Message::decode(bytes) {
+                    Ok(message) => notices.extend(self.take(message, now)?),
+                    Err(e) => log::warn!("The server sent a {e}; it is ignored"),
+                }
             }
         }
         Ok(true)

@@ -6,10 +6,11 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use minitcptunnel_common::identity::IdentityKey;
+use minitcptunnel_common::wire::capabilities::Capabilities;
 use minitcptunnel_common::wire::frame::{FrameReader, Opener, Sealer};
 use minitcptunnel_common::wire::handshake::v1::{self, HelloReader, Role, Seeds, WireHello};
 use minitcptunnel_common::wire::keys::{ChannelKeys, SessionKey};
-use minitcptunnel_common::wire::message::{Capabilities, Message};
+use minitcptunnel_common::wire::message::Message;
 use minitcptunnel_common::wire::{CIPHERTEXT_MAX, MESSAGE_MAX};
 
 /// Longer than anything here takes; a test that waits so long has failed.

@@ -1,4 +1,5 @@
-use minitcptunnel_common::wire::message::{Capabilities, CompressionWish, Reason};
+use minitcptunnel_common::wire::capabilities::Capabilities;
+use minitcptunnel_common::wire::message::{CompressionWish, Reason};
 
 use super::fake::SESSION_KEY;
 use super::*;
@@ -77,28 +78,27 @@ fn answered_heartbeats_keep_a_session_and_silence_ends_it() {
     let server = FakeServer::new();
     let mut config = config(&server);
     config.timeouts.heartbeat_interval = Duration::from_millis(10);
-    config.timeouts.heartbeat_timeout = Duration::from_secs(2);
+    config.timeouts.heartbeat_timeout = Duration::from_millis(500);
     let client = start(&config);
     let (mut peer, _) = server.session(2);
-    // A second's worth and more: each comes an interval after the one before.
     let since = Instant::now();
-    for _ in 0..100 {
+    // Many times the interval, so that a lost answer would have been noticed.
+    while since.elapsed() < Duration::from_secs(1) {
         let beat = peer.recv();
         assert!(matches!(beat, Message::Heartbeat { .. }), "{beat:?}");
         peer.send(&beat);
     }
-    assert!(since.elapsed() >= Duration::from_millis(900), "too many");
     assert_eq!(client.snapshot().sessions, 1);
     assert!(is_up(&client.snapshot()));
     let silent = Instant::now();
     peer.expect_end();
     assert!(
-        silent.elapsed() >= Duration::from_secs(1),
+        silent.elapsed() >= Duration::from_millis(400),
         "given up before the timeout"
     );
     let (reason, _) = waiting(&client);
     assert!(
-        reason.contains("no answer to a heartbeat within 2 s"),
+        reason.contains("no answer to a heartbeat within 0.5 s"),
         "{reason}"
     );
 }
@@ -203,7 +203,7 @@ fn a_taken_slot_is_asked_for_until_it_is_free() {
         });
         peer.expect_end();
     }
-    let _session = server.session(2);
+    server.session(2);
     assert!(client.wait_for(SOON, is_up).is_some());
 }
 
@@ -224,7 +224,7 @@ fn a_server_that_breaks_the_protocol_is_left() {
     };
     let early_status = plain(&status("web", Status::Open, "", 1));
     let early_call = plain(&incoming("web", "c"));
-    let table: [(&str, Vec<Vec<u8>>, &str); 7] = [
+    let table: [(&str, Vec<Vec<u8>>, &str); 5] = [
         (
             "status first",
             vec![early_status],
@@ -232,19 +232,9 @@ fn a_server_that_breaks_the_protocol_is_left() {
         ),
         ("call first", vec![early_call], "IncomingConn before AuthOk"),
         (
-            "short key",
-            vec![vec![2, 0, 0, 0, 0, 0, 1, 2, 3]],
-            "malformed message of type 2",
-        ),
-        (
             "two keys",
             vec![auth_ok.clone(), auth_ok.clone()],
             "a second AuthOk",
-        ),
-        (
-            "bad status",
-            vec![auth_ok.clone(), vec![12, 0, 0, 0, 0, 0, 9]],
-            "malformed message of type 12",
         ),
         (
             "nothing",
@@ -300,6 +290,9 @@ fn what_means_nothing_is_passed_over() {
         peer.send(&Message::Unknown { kind });
     }
     peer.send(&Message::Short);
+    // Payloads that their types do not allow.
+    peer.send_plain(&[2, 0, 0, 0, 0, 0, 1, 2, 3]).unwrap();
+    peer.send_plain(&[12, 0, 0, 0, 0, 0, 9]).unwrap();
     peer.send(&open_tunnel("web", 1));
     // A second answer to the offer does not negotiate again.
     peer.send(&Message::Heartbeat {
