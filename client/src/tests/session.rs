@@ -224,7 +224,7 @@ fn a_server_that_breaks_the_protocol_is_left() {
     };
     let early_status = plain(&status("web", Status::Open, "", 1));
     let early_call = plain(&incoming("web", "c"));
-    let table: [(&str, Vec<Vec<u8>>, &str); 7] = [
+    let table: [(&str, Vec<Vec<u8>>, &str); 5] = [
         (
             "status first",
             vec![early_status],
@@ -232,19 +232,9 @@ fn a_server_that_breaks_the_protocol_is_left() {
         ),
         ("call first", vec![early_call], "IncomingConn before AuthOk"),
         (
-            "short key",
-            vec![vec![2, 0, 0, 0, 0, 0, 1, 2, 3]],
-            "malformed message of type 2",
-        ),
-        (
             "two keys",
             vec![auth_ok.clone(), auth_ok.clone()],
             "a second AuthOk",
-        ),
-        (
-            "bad status",
-            vec![auth_ok.clone(), vec![12, 0, 0, 0, 0, 0, 9]],
-            "malformed message of type 12",
         ),
         (
             "nothing",
@@ -300,6 +290,9 @@ fn what_means_nothing_is_passed_over() {
         peer.send(&Message::Unknown { kind });
     }
     peer.send(&Message::Short);
+    // Payloads that their types do not allow.
+    peer.send_plain(&[2, 0, 0, 0, 0, 0, 1, 2, 3]).unwrap();
+    peer.send_plain(&[12, 0, 0, 0, 0, 0, 9]).unwrap();
     peer.send(&open_tunnel("web", 1));
     // A second answer to the offer does not negotiate again.
     peer.send(&Message::Heartbeat {

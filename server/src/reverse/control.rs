@@ -257,6 +257,11 @@ impl EventLoop {
             match session.frames.next(&mut session.opener, MESSAGE_MAX) {
                 Ok(Some(bytes)) => {
                     session.last_seen = now;
+                    log::trace!(
+                        "session={id} frame in type={} length={}",
+                        bytes.first().unwrap_or(&0),
+                        bytes.len()
+                    );
                     let message = Message::decode(bytes);
                     self.handle(id, message);
                     continue;

@@ -60,6 +60,12 @@ impl Session {
         };
         let mut bytes = Vec::new();
         message.encode(extended, &mut bytes);
+        log::trace!(
+            "session={} frame out type={} length={}",
+            self.id,
+            bytes.first().unwrap_or(&0),
+            bytes.len()
+        );
         self.sealer.seal_message(&bytes, &mut self.outbox).is_ok()
     }
 
