@@ -2,6 +2,8 @@
 
 /// What the link between client and server can do on a bad day, and what both programs make of it.
 mod cuts;
+/// The inputs that fuzzing starts from, without fuzzing.
+mod fuzz_corpus;
 /// What strangers can try before they are anybody, and clients with a key who break the rules.
 mod hostile;
 /// The programs as a person or a service manager meets them: arguments, files, signals, exit codes, log texts.

@@ -37,7 +37,7 @@ mod world;
 pub use bytes::{Bytes, sha256_hex};
 pub use cutter::{Link, Mode, Way, WireCutter};
 pub use log::Log;
-pub use peer::{Peer, offer, raw_hello, seal};
+pub use peer::{Peer, offer, raw_hello};
 pub use program::{Ended, Program, Usage, binary, seconds, tool};
 pub use service::{Service, send};
 pub use tcp::{End, connect, connect_from, free_port, is_reset, read_end, reset};

@@ -533,6 +533,11 @@ fn aead(v: &Vector) -> Result<(), Refused> {
     let tag_made = cipher
         .encrypt_inout_detached(&nonce, &aad, (&mut plain[..]).into())
         .map_err(refused)?;
-    assert_eq!((&plain[..], &tag_made[..]), (sealed, &tag[..]), "{}", v.name);
+    assert_eq!(
+        (&plain[..], &tag_made[..]),
+        (sealed, &tag[..]),
+        "{}",
+        v.name
+    );
     Ok(())
 }

@@ -15,6 +15,8 @@ pub mod reverse;
 #[path = "../../common/src/scratch.rs"]
 mod scratch;
 pub mod state;
+#[cfg(test)]
+mod tests;
 
 use std::error::Error;
 use std::fmt;

@@ -263,5 +263,4 @@ impl<F: FarEnd> Meeting<F> {
 }
 
 #[cfg(test)]
-#[path = "local_proxy_tests.rs"]
 mod tests;

@@ -9,7 +9,8 @@
 //! The contract of every kind of duplex, held by the table in `tests/duplex_table.rs`:
 //!
 //! 1. `read` returns `Ok(0)` only for an end the peer *meant* (FIN frame, TCP FIN on a local
-//!    socket). A cut is `UnexpectedEof` or `ConnectionReset`; tampering is `InvalidData`.
+//!    socket). A cut is `UnexpectedEof`, `ConnectionReset` or what else the system calls it, such as
+//!    `TimedOut`; tampering is `InvalidData`.
 //! 2. [`Sink::finish`] sends that end in our direction; the other direction stays open.
 //! 3. [`Abort::abort`] may be called from any thread, any number of times, and it is *sticky*: the
 //!    mark is set before any socket is touched. A source that wakes under the mark says
@@ -127,6 +128,8 @@ impl fmt::Debug for Duplex {
 pub struct Socket {
     stream: TcpStream,
     aborted: AtomicBool,
+    /// Our FIN has been sent or is about to be.
+    finished: AtomicBool,
 }
 
 impl Socket {
@@ -144,6 +147,7 @@ impl Socket {
         Ok(Arc::new(Self {
             stream,
             aborted: AtomicBool::new(false),
+            finished: AtomicBool::new(false),
         }))
     }
 
@@ -173,11 +177,22 @@ impl Socket {
             self.check()?;
             match result {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // Unix says WouldBlock and Windows TimedOut for the same thing.
                 Err(e) if is_pause(&e) => return Err(io::ErrorKind::WouldBlock.into()),
+                Ok(0) if self.is_gone() => return Err(io::ErrorKind::ConnectionReset.into()),
                 other => return other,
             }
         }
+    }
+
+    /// Whether the connection was reset, for a read that has met what looks like an end.
+    ///
+    /// The system reports a reset once, to whichever half asks first; after that a read gets 0. But
+    /// a FIN alone leaves the connection in place until we have sent ours, so a connection that has
+    /// no peer any more before that was reset. Once ours is sent no write can have taken the report:
+    /// a sink that failed does not finish.
+    fn is_gone(&self) -> bool {
+        // In this order: with `finished` read first, our FIN could go out in between.
+        self.stream.peer_addr().is_err() && !self.finished.load(Ordering::Acquire)
     }
 
     /// Writes everything, however long the peer takes.
@@ -197,6 +212,7 @@ impl Socket {
     /// Sends a FIN; the other direction stays open. Refused under the mark.
     pub fn shutdown_write(&self) -> io::Result<()> {
         self.check()?;
+        self.finished.store(true, Ordering::Release);
         match self.stream.shutdown(Shutdown::Write) {
             // The peer has closed everything already: it knows all that we could tell.
             Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(()),
@@ -205,11 +221,10 @@ impl Socket {
     }
 }
 
+/// Whether a call merely gave up waiting. Windows calls that `TimedOut`; on Unix this is the name of
+/// a connection that has died of silence.
 fn is_pause(e: &io::Error) -> bool {
-    matches!(
-        e.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-    )
+    e.kind() == io::ErrorKind::WouldBlock || cfg!(windows) && e.kind() == io::ErrorKind::TimedOut
 }
 
 fn aborted() -> io::Error {
@@ -249,8 +264,12 @@ where
 }
 
 /// A plain TCP connection as a duplex: the external connection, or the local service.
+///
+/// Until its end is announced it ends with a reset, whatever happens: when this process is killed in the
+/// middle, the far application must not take what it got for the whole.
 pub fn tcp(stream: TcpStream) -> io::Result<Duplex> {
     let socket = Socket::new(stream)?;
+    reset(&socket.stream);
     Ok(Duplex {
         source: Box::new(TcpSource {
             socket: socket.clone(),
@@ -324,7 +343,13 @@ impl Sink for TcpSink {
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        self.socket.shutdown_write()
+        self.socket.shutdown_write()?;
+        no_reset(&self.socket.stream);
+        // An abort meanwhile has set the mark before it asked for a reset: one of us sees it.
+        if self.socket.is_aborted() {
+            reset(&self.socket.stream);
+        }
+        Ok(())
     }
 
     fn hang_up(&mut self) {

@@ -4,13 +4,14 @@
 use minitcptunnel_client::config as client;
 use minitcptunnel_common::config::{self, Format};
 use minitcptunnel_common::identity::{AllowList, IdentityKey};
+use minitcptunnel_common::wire::capabilities::Capabilities;
 use minitcptunnel_common::wire::compress::{self, Unpacked};
 use minitcptunnel_common::wire::frame::{self, FrameReader, Opener, Sealer};
 use minitcptunnel_common::wire::handshake::v1::{
     self, HELLO_WIRE_LEN, Hello, HelloError, HelloReader, Initiator, Role, Seeds,
 };
 use minitcptunnel_common::wire::keys::DirectionKey;
-use minitcptunnel_common::wire::message::{Capabilities, Kind, Message};
+use minitcptunnel_common::wire::message::{Kind, Message};
 use minitcptunnel_common::wire::{CONTROL_FRAME_MAX, MESSAGE_HEAD, MESSAGE_MAX};
 use minitcptunnel_server::config as server;
 use std::path::Path;

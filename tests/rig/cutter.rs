@@ -375,7 +375,10 @@ impl Pipe {
         }
         loop {
             let mut moved = false;
-            if let Some(source) = from.as_mut().filter(|_| !self.ended && self.bytes.len() < ROOM) {
+            if let Some(source) = from
+                .as_mut()
+                .filter(|_| !self.ended && self.bytes.len() < ROOM)
+            {
                 let mut buffer = [0; 64 * 1024];
                 match source.read(&mut buffer) {
                     Ok(0) if lost => {
@@ -574,7 +577,9 @@ mod tests {
             assert!(echo(&mut stream, b"lost?").is_err(), "{mode:?} is silent");
             cutter.set(Mode::Pass);
             let mut back = [0; 5];
-            stream.set_read_timeout(Some(Duration::from_millis(500))).expect("timeout");
+            stream
+                .set_read_timeout(Some(Duration::from_millis(500)))
+                .expect("timeout");
             assert_eq!(stream.read_exact(&mut back).is_ok(), arrives, "{mode:?}");
         }
     }

@@ -68,7 +68,9 @@ impl Log {
                 };
                 let tail = lines.lines[lines.lines.len().saturating_sub(40)..].join("\n");
                 drop(lines);
-                panic!("no line '{pattern}' from line {from} on, {why} ({within:?}); the last lines:\n{tail}");
+                panic!(
+                    "no line '{pattern}' from line {from} on, {why} ({within:?}); the last lines:\n{tail}"
+                );
             }
             lines = self
                 .shared
@@ -140,8 +142,14 @@ mod tests {
 
     #[test]
     fn stars_keep_the_order() {
-        assert!(holds("Tunnel web is open on server port 80", "Tunnel * is open on * 80"));
-        assert!(!holds("Tunnel web is open on server port 80", "is open*Tunnel"));
+        assert!(holds(
+            "Tunnel web is open on server port 80",
+            "Tunnel * is open on * 80"
+        ));
+        assert!(!holds(
+            "Tunnel web is open on server port 80",
+            "is open*Tunnel"
+        ));
         assert!(holds("anything", ""));
     }
 

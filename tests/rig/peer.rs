@@ -4,13 +4,16 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use chacha20poly1305::aead::AeadInOut;
+use chacha20poly1305::{ChaCha20Poly1305, KeyInit};
 use ed25519_dalek::SigningKey;
+use minitcptunnel_common::id::{ConnId, TunnelId};
 use minitcptunnel_common::identity::IdentityKey;
+use minitcptunnel_common::wire::capabilities::Capabilities;
 use minitcptunnel_common::wire::frame::{FrameReader, Opener, Sealer};
-use minitcptunnel_common::wire::handshake::v1::{
-    HelloReader, Initiator, Role, Seeds, WireHello,
-};
-use minitcptunnel_common::wire::message::{Capabilities, CompressionWish, Message};
+use minitcptunnel_common::wire::handshake::v1::{HelloReader, Initiator, Role, Seeds, WireHello};
+use minitcptunnel_common::wire::keys::SessionKey;
+use minitcptunnel_common::wire::message::{CompressionWish, Message};
 use minitcptunnel_common::wire::{CIPHERTEXT_MAX, MESSAGE_MAX};
 
 use crate::{PATIENCE, World, connect};
@@ -21,6 +24,8 @@ pub struct Peer {
     pub stream: TcpStream,
     /// Seals what goes to the server.
     pub sealer: Sealer,
+    /// The same by hand: key, nonce base, frames sealed so far.
+    by_hand: ([u8; 32], [u8; 4], u64),
     opener: Opener,
     reader: FrameReader,
     /// From AuthOk, once it came.
@@ -55,13 +60,6 @@ pub fn offer() -> Message {
     }
 }
 
-/// One frame around a whole message.
-pub fn seal(sealer: &mut Sealer, message: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::new();
-    sealer.seal_message(message, &mut frame).expect("seal");
-    frame
-}
-
 impl Peer {
     /// Connects and does the hellos.
     pub fn shake(world: &World, identity: &IdentityKey, to: SocketAddr) -> io::Result<Self> {
@@ -92,6 +90,7 @@ impl Peer {
         Ok(Self {
             stream,
             sealer: Sealer::new(&keys.c2s),
+            by_hand: (*keys.c2s.parts().0, *keys.c2s.parts().1, 0),
             opener: Opener::new(&keys.s2c),
             reader: FrameReader::new(CIPHERTEXT_MAX),
             session_key: None,
@@ -117,7 +116,7 @@ impl Peer {
     pub fn open_tunnel(&mut self, id: &str) -> u16 {
         self.send(&Message::OpenTunnel {
             port: 0,
-            tunnel: minitcptunnel_common::id::TunnelId::new(id).expect("short"),
+            tunnel: TunnelId::new(id).expect("short"),
             compression: CompressionWish::ServerChoice,
         })
         .expect("OpenTunnel");
@@ -125,6 +124,23 @@ impl Peer {
             Message::TunnelStatus { port, .. } if port > 0 => Some(port as u16),
             _ => None,
         })
+    }
+
+    /// Waits for the next external connection; its name.
+    pub fn incoming(&mut self) -> ConnId {
+        self.expect("IncomingConn", |message| match message {
+            Message::IncomingConn { conn, .. } => Some(conn),
+            _ => None,
+        })
+    }
+
+    /// The first message of a data channel for `conn` in this session.
+    pub fn ready(&self, conn: &ConnId) -> Message {
+        let key = SessionKey::new(self.session_key.expect("a control channel"));
+        Message::DataConnReady {
+            token: key.token(conn.as_str()),
+            conn: conn.clone(),
+        }
     }
 
     /// Seals and sends a message.
@@ -136,7 +152,31 @@ impl Peer {
 
     /// Seals and sends the bytes of a message.
     pub fn send_raw(&mut self, message: &[u8]) -> io::Result<()> {
-        let frame = seal(&mut self.sealer, message);
+        let frame = self.seal(message);
+        self.stream.write_all(&frame)
+    }
+
+    /// Seals the bytes of a message; the frame is not sent.
+    pub fn seal(&mut self, message: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        self.sealer.seal_message(message, &mut frame).expect("seal");
+        self.by_hand.2 += 1;
+        frame
+    }
+
+    /// Seals and sends what no sealer would: any container. Nothing can follow it.
+    pub fn send_container(&mut self, container: &[u8]) -> io::Result<()> {
+        let (key, base, counter) = self.by_hand;
+        let mut nonce = [0; 12];
+        nonce[..4].copy_from_slice(&base);
+        nonce[4..].copy_from_slice(&counter.to_be_bytes());
+        let mut sealed = container.to_vec();
+        let tag = ChaCha20Poly1305::new(&key.into())
+            .encrypt_inout_detached(&nonce.into(), &[], (&mut sealed[..]).into())
+            .expect("short");
+        sealed.extend_from_slice(&tag);
+        let mut frame = (sealed.len() as u32).to_be_bytes().to_vec();
+        frame.extend(sealed);
         self.stream.write_all(&frame)
     }
 

@@ -164,7 +164,10 @@ impl Drop for Program {
     }
 }
 
-#[allow(clippy::print_stderr, reason = "a failing test shows its programs' logs")]
+#[allow(
+    clippy::print_stderr,
+    reason = "a failing test shows its programs' logs"
+)]
 fn show(name: &str, what: &str, log: &Log) {
     let lines = log.lines();
     if !lines.is_empty() {
@@ -198,11 +201,13 @@ pub fn binary(name: &str) -> PathBuf {
 
 /// Builds both programs; a moment when they are up to date. A stale program would make every test a lie.
 fn build(dir: &Path) {
-    let mut cargo =
-        Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .args(["build", "--quiet", "--locked"])
-        .args(["-p", "minitcptunnel-server", "-p", "minitcptunnel-client"]);
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--quiet", "--locked"]).args([
+        "-p",
+        "minitcptunnel-server",
+        "-p",
+        "minitcptunnel-client",
+    ]);
     if dir.ends_with("release") {
         cargo.arg("--release");
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::{self, Read};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::{Mutex, PoisonError};
 
 use socket2::{Domain, SockRef, Socket, Type};
@@ -86,7 +86,9 @@ pub fn free_port() -> u16 {
     (0..9_000)
         .map(|step| (20_000 + (start + step * 7) % 9_000) as u16)
         .find(|port| {
-            !given.contains(port) && TcpListener::bind(("0.0.0.0", *port)).is_ok() && {
+            // Asked by connecting, not by binding: a program being started by another thread would hold a
+            // copy of the listener for a moment.
+            !given.contains(port) && TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).is_err() && {
                 given.insert(*port);
                 true
             }

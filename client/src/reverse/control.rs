@@ -29,9 +29,10 @@ use mio::{Events, Poll, Token};
 
 use self::ending::Next;
 use super::Input;
+use super::lost::Lost;
 use super::report::Reporter;
 use super::server::{Channel, Server, ServerError};
-use super::session::{Lost, Session};
+use super::session::Session;
 use super::tunnels::{NoSuchTunnel, Timing, TunnelManager};
 use crate::config::Config;
 use crate::local_proxy::{LocalProxy, WARN_EVERY};
@@ -41,9 +42,12 @@ use crate::state::{self, Connection, End, StateStore, View};
 pub(crate) const INBOX: Token = Token(0);
 /// The stack of a dial thread, as that of a pool worker: both do the same.
 const DIAL_STACK: usize = 256 * 1024;
+/// How long after its last deadline a dial thread is given up.
+const DIAL_MARGIN: Duration = Duration::from_secs(10);
+
 enum Phase {
-    /// A dial thread is at work.
-    Dialling,
+    /// A dial thread is at work. Its own deadlines end it; this one is for a thread that died.
+    Dialling { until: Instant },
     /// Nothing happens until then.
     Waiting { until: Instant, reason: String },
     /// There is a control channel.
@@ -110,7 +114,10 @@ impl ControlClient {
             tunnels,
             proxy: proxy(store.clone()),
             store: store.clone(),
-            phase: Phase::Dialling,
+            phase: Phase::Waiting {
+                until: Instant::now(),
+                reason: String::new(),
+            },
             attempt: 0,
             sessions: 0,
             backoff: Backoff::new(times.backoff_min, times.backoff_max, Jitter::Full),
@@ -145,12 +152,11 @@ impl ControlClient {
         loop {
             self.publish_changes();
             let wait = if self.more {
-                Some(Duration::ZERO)
+                Duration::ZERO
             } else {
-                self.due()
-                    .map(|due| due.saturating_duration_since(Instant::now()))
+                self.due().saturating_duration_since(Instant::now())
             };
-            match self.poll.poll(&mut events, wait) {
+            match self.poll.poll(&mut events, Some(wait)) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 other => other?,
             }
@@ -205,7 +211,7 @@ impl ControlClient {
             match input {
                 Input::Stop => return Err(End::Asked),
                 Input::Dialled { attempt, result } => {
-                    if attempt == self.attempt && matches!(self.phase, Phase::Dialling) {
+                    if attempt == self.attempt && matches!(self.phase, Phase::Dialling { .. }) {
                         self.dialled(result)?;
                     }
                 }
@@ -266,13 +272,12 @@ impl ControlClient {
     }
 
     /// The next moment at which there is something to do.
-    fn due(&self) -> Option<Instant> {
+    fn due(&self) -> Instant {
         match &self.phase {
-            Phase::Dialling => None,
-            Phase::Waiting { until, .. } => Some(*until),
+            Phase::Dialling { until } | Phase::Waiting { until, .. } => *until,
             Phase::Session(session) => {
                 let due = session.due();
-                Some(self.tunnels.due().map_or(due, |other| other.min(due)))
+                self.tunnels.due().map_or(due, |other| other.min(due))
             }
         }
     }
@@ -281,6 +286,10 @@ impl ControlClient {
         let now = Instant::now();
         match &mut self.phase {
             Phase::Waiting { until, .. } if *until <= now => self.dial(),
+            Phase::Dialling { until } if *until <= now => {
+                let died = io::Error::other("the dial thread gave no answer");
+                return self.dialled(Err(ServerError::System(died)));
+            }
             Phase::Session(session) => {
                 if let Err(lost) = session.tick(now) {
                     return self.lost(&lost);
@@ -303,7 +312,10 @@ impl ControlClient {
     /// Begins an attempt on a thread of its own.
     fn dial(&mut self) {
         self.attempt += 1;
-        self.phase = Phase::Dialling;
+        let times = &self.server.timeouts;
+        self.phase = Phase::Dialling {
+            until: Instant::now() + times.connect + times.handshake + DIAL_MARGIN,
+        };
         self.changed = true;
         let (attempt, server, inbox) = (self.attempt, self.server.clone(), self.inbox.clone());
         let run = move || {

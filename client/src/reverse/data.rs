@@ -13,8 +13,9 @@ use minitcptunnel_common::channel::sealed::{self, Compression, End};
 use minitcptunnel_common::duplex::{self, Duplex};
 use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::id::ConnId;
+use minitcptunnel_common::wire::capabilities::Capabilities;
 use minitcptunnel_common::wire::keys::SessionKey;
-use minitcptunnel_common::wire::message::{Capabilities, Message};
+use minitcptunnel_common::wire::message::Message;
 
 use super::Input;
 use super::server::{Channel, Server};

@@ -12,6 +12,7 @@
 
 pub(crate) mod control;
 pub(crate) mod data;
+mod lost;
 mod report;
 pub(crate) mod server;
 mod session;

@@ -8,24 +8,26 @@
 //!
 //! It knows bytes and messages; what they mean for tunnels and connections is for the loop.
 
-use std::fmt;
+use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::id::{ConnId, TunnelId};
 use minitcptunnel_common::wire::CONTROL_FRAME_MAX;
+use minitcptunnel_common::wire::capabilities::Capabilities;
 use minitcptunnel_common::wire::frame::{FrameReader, Opener, Sealer};
 use minitcptunnel_common::wire::keys::SessionKey;
-use minitcptunnel_common::wire::message::{Capabilities, Message, Reason, Status};
+use minitcptunnel_common::wire::message::{Message, Status};
 use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
 use super::Input;
 use super::data::Link;
+use super::lost::Lost;
 use super::server::{Channel, Server};
 
 /// Safety: what the server may leave unread, in bytes. Thousands of our messages; a server that is
@@ -36,77 +38,8 @@ const MESSAGE_LIMIT: usize = 2 * CONTROL_FRAME_MAX;
 /// Performance: bytes per read, and reads before other work gets its turn.
 const READ: usize = 16 * 1024;
 const READS: usize = 16;
-/// The longest reason we send, in bytes.
+/// The longest reason that is sent, or taken from the server, in bytes.
 const REASON_MAX: usize = 200;
-
-/// Why a session is over.
-#[derive(Debug)]
-pub(super) enum Lost {
-    /// The server closed the channel and did not say why.
-    Closed {
-        /// Whether it had accepted the session.
-        up: bool,
-    },
-    /// The connection broke.
-    Io(io::Error),
-    /// A heartbeat was not answered, nor did anything else come, within this time.
-    Silent(Duration),
-    /// AuthOk did not come within this time.
-    NotAccepted(Duration),
-    /// The server does not keep to PROTOCOL.md.
-    Protocol(String),
-    /// The server does not read.
-    Outbox,
-    /// The server said why (E3).
-    Refused {
-        /// The code.
-        reason: Reason,
-        /// Its own words.
-        text: String,
-    },
-}
-
-impl fmt::Display for Lost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Closed { up: true } => f.write_str("the server closed the connection"),
-            Self::Closed { up: false } => f.write_str(
-                "the server closed the connection before it accepted the session; perhaps another client holds its slot",
-            ),
-            Self::Io(e) => write!(f, "the connection broke: {e}"),
-            Self::Silent(after) => write!(
-                f,
-                "the server is silent: no answer to a heartbeat within {} s",
-                after.as_secs_f64()
-            ),
-            Self::NotAccepted(after) => write!(
-                f,
-                "the server did not accept the session within {} s",
-                after.as_secs_f64()
-            ),
-            Self::Protocol(what) => write!(f, "the server broke the protocol: {what}"),
-            Self::Outbox => f.write_str("the server does not read what it is sent"),
-            Self::Refused { reason, text } => {
-                match reason {
-                    Reason::SlotTaken => f.write_str("another client holds the server's slot"),
-                    Reason::NotAdmitted => f.write_str(
-                        "this client's key is not, or no longer, in the server's allowed_clients.txt",
-                    ),
-                    Reason::Replaced => f.write_str("a newer session with the same key replaced this one"),
-                    Reason::Shutdown => f.write_str("the server shuts down"),
-                    Reason::Limit => f.write_str("a limit of the server is reached"),
-                    Reason::Protocol => f.write_str("the server says that we broke the protocol"),
-                    Reason::Silent => f.write_str("the server heard nothing from us for too long"),
-                    Reason::Other(code) => write!(f, "the server ended the session with code {code}"),
-                }?;
-                if text.is_empty() {
-                    return Ok(());
-                }
-                write!(f, " (it says: {text:?})")
-            }
-        }
-    }
-}
 
 /// What came in that is not the session's own business.
 #[derive(Debug)]
@@ -150,7 +83,7 @@ pub(super) struct Session {
     next_beat: Instant,
     /// While a heartbeat is unanswered: when the session is lost.
     silent_at: Option<Instant>,
-    /// The session says once that it does not know a type.
+    /// Whether it was said that something is ignored.
     unknown_told: bool,
     link: Option<Arc<Link>>,
 }
@@ -246,11 +179,7 @@ impl Session {
         if !self.capabilities.is_some_and(|c| c.refuse) {
             return Ok(());
         }
-        let mut end = reason.len().min(REASON_MAX);
-        while !reason.is_char_boundary(end) {
-            end -= 1;
-        }
-        let reason = reason[..end].to_owned();
+        let reason = shortened(reason.to_owned());
         self.send(&Message::RefuseConn { conn, reason })
     }
 
@@ -328,10 +257,12 @@ impl Session {
                     bytes.first().unwrap_or(&0),
                     bytes.len()
                 );
-                let message = Message::decode(bytes).map_err(|e| Lost::Protocol(e.to_string()))?;
                 // It authenticated, so the server lives.
                 self.silent_at = None;
-                notices.extend(self.take(message, now)?);
+                match Message::decode(bytes) {
+                    Ok(message) => notices.extend(self.take(message, now)?),
+                    Err(e) => self.pass_over(&e),
+                }
             }
         }
         Ok(true)
@@ -350,6 +281,7 @@ impl Session {
                 Some(Notice::Up)
             }
             Message::AuthFail { reason, text } | Message::Error { reason, text } => {
+                let text = shortened(text);
                 return Err(Lost::Refused { reason, text });
             }
             Message::Heartbeat { payload } => {
@@ -376,7 +308,7 @@ impl Session {
                 Some(Notice::Status {
                     tunnel,
                     status,
-                    reason,
+                    reason: shortened(reason),
                     port,
                 })
             }
@@ -402,15 +334,19 @@ impl Session {
             | Message::DataConnReady { .. }
             | Message::RefuseConn { .. }
             | Message::Unknown { .. } => {
-                if !self.unknown_told {
-                    self.unknown_told = true;
-                    log::warn!(
-                        "The server sends messages that mean nothing here; they are ignored (is it newer than this client?)"
-                    );
-                }
+                self.pass_over(&"message that means nothing here");
                 None
             }
         })
+    }
+
+    /// Says once per session that something is ignored: a server could send it without end.
+    fn pass_over(&mut self, what: &dyn Display) {
+        if !std::mem::replace(&mut self.unknown_told, true) {
+            log::warn!(
+                "The server sent a {what}; it and others like it are ignored (is the server newer than this client?)"
+            );
+        }
     }
 
     /// When [`tick`](Self::tick) has something to do.
@@ -439,4 +375,14 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Cuts a text to [`REASON_MAX`] bytes, at the end of a character.
+fn shortened(mut text: String) -> String {
+    let mut end = text.len().min(REASON_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
 }

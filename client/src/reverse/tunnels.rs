@@ -393,5 +393,4 @@ fn wish(setting: CompressionSetting) -> CompressionWish {
 }
 
 #[cfg(test)]
-#[path = "tunnels_tests.rs"]
 mod tests;

@@ -76,6 +76,7 @@ pub fn sealed(
             spare: Vec::new(),
             rule: end,
             ended: false,
+            failed: None,
             other: other.clone(),
         }),
         sink: Box::new(SealedSink {
@@ -95,6 +96,8 @@ pub fn sealed(
 #[derive(Default)]
 struct Other {
     frames: AtomicU64,
+    /// Plaintext waits for whoever reads slowly.
+    in_hand: AtomicBool,
     ended: AtomicBool,
 }
 
@@ -118,6 +121,8 @@ struct SealedSource {
     spare: Vec<u8>,
     rule: End,
     ended: bool,
+    /// Errors are final: behind a frame that does not open, the next one still would.
+    failed: Option<io::ErrorKind>,
     other: Arc<Other>,
 }
 
@@ -202,6 +207,14 @@ impl SealedSource {
         Ok(())
     }
 
+    /// One step towards the next plaintext: a frame is opened, or bytes are received.
+    fn advance(&mut self) -> io::Result<()> {
+        if !self.open_next()? {
+            self.receive()?;
+        }
+        Ok(())
+    }
+
     fn plain(&self) -> &[u8] {
         match &self.plain {
             Plain::None => &[],
@@ -222,9 +235,15 @@ impl Read for SealedSource {
 impl BufRead for SealedSource {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.plain().is_empty() && !self.ended {
+            if let Some(kind) = self.failed {
+                return Err(kind.into());
+            }
             self.plain = Plain::None;
-            if !self.open_next()? {
-                self.receive()?;
+            if let Err(e) = self.advance() {
+                if e.kind() != io::ErrorKind::WouldBlock {
+                    self.failed = Some(e.kind());
+                }
+                return Err(e);
             }
         }
         if self.ended {
@@ -233,12 +252,16 @@ impl BufRead for SealedSource {
             }
             self.other.ended.store(true, Ordering::Release);
         }
+        self.other.in_hand.store(!self.ended, Ordering::Relaxed);
         Ok(self.plain())
     }
 
     fn consume(&mut self, n: usize) {
         if let Plain::Buffer(range) | Plain::Spare(range) = &mut self.plain {
             range.start = (range.start + n).min(range.end);
+        }
+        if self.plain().is_empty() {
+            self.other.in_hand.store(false, Ordering::Relaxed);
         }
     }
 }
@@ -355,7 +378,8 @@ impl SealedSink {
         {
             std::thread::sleep(SILENCE_SLICE);
             let now = self.other.frames.load(Ordering::Relaxed);
-            if now != seen {
+            // A reader that is slow to take what came makes no silence.
+            if now != seen || self.other.in_hand.load(Ordering::Relaxed) {
                 (seen, since) = (now, Instant::now());
             }
         }

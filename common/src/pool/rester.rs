@@ -83,6 +83,9 @@ impl Rester {
         };
         // Both under the lock: the event may come before register returns, and must find the pump.
         let mut table = self.table.lock();
+        if self.table.stopped.load(Ordering::Acquire) {
+            return Err(pump);
+        }
         let resting = table
             .entry(id)
             .insert_entry(Resting { pump, watch })
@@ -130,7 +133,12 @@ impl Run {
                 wake(pump);
             }
         }
-        let left: Vec<_> = self.table.lock().drain().collect();
+        // Marked under the lock, so that nothing comes to rest behind our back.
+        let left: Vec<_> = {
+            let mut table = self.table.lock();
+            self.table.stopped.store(true, Ordering::Release);
+            table.drain().collect()
+        };
         for (_, Resting { pump, .. }) in left {
             pump.fail(&Fault::Source(io::ErrorKind::ConnectionAborted.into()));
         }

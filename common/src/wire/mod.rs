@@ -11,6 +11,7 @@
 //!
 //! Every error of this room means the same to its caller: drop the channel.
 
+pub mod capabilities;
 pub mod compress;
 pub mod frame;
 pub mod handshake;

@@ -1,4 +1,4 @@
-//! ControlSessionManager: who holds a session, and what a session's messages do.
+//! What a session's messages do, and how sessions begin and end.
 //!
 //! ```text
 //!  first frame ─ become_session ─┬─ slot free ──────────> AuthOk ─> session
@@ -7,26 +7,25 @@
 //!  session: frames in ─> message ─> handler      message ─> outbox ─> written when writable
 //! ```
 
-use std::collections::{BTreeSet, HashMap};
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::io::{self, Read};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::Level;
 use minitcptunnel_common::dial::set_keepalive;
-use minitcptunnel_common::id::SessionId;
+use minitcptunnel_common::id::{SessionId, TunnelId};
+use minitcptunnel_common::identity::PublicKey;
 use minitcptunnel_common::metrics::{Refusals, Traffic};
 use minitcptunnel_common::wire::CONTROL_FRAME_MAX;
-use minitcptunnel_common::wire::frame::{FrameReader, Opener, Sealer};
+use minitcptunnel_common::wire::capabilities::Capabilities;
 use minitcptunnel_common::wire::keys::SessionKey;
-use minitcptunnel_common::wire::message::{Capabilities, Malformed, Message, Reason, Status};
+use minitcptunnel_common::wire::message::{Malformed, Message, Reason, Status};
 use mio::net::TcpStream;
 use mio::{Interest, Token};
 
 use super::event_loop::{Entry, EventLoop, Strange, Timer};
-use super::gate::party;
-use crate::reverse::knock::Fresh;
+use super::knock::Fresh;
+use super::sessions::{Parting, Session};
 
 /// Safety: what may wait to be written to a client, in bytes. A client that reads nothing while this
 /// fills is as good as gone.
@@ -42,205 +41,6 @@ const PARTING: Duration = Duration::from_secs(2);
 /// How long inherited tunnels stay open for the new session to claim them (E8).
 const INHERITED: Duration = Duration::from_secs(10);
 
-/// One authenticated control channel.
-pub(super) struct Session {
-    pub(super) id: SessionId,
-    token: Token,
-    stream: TcpStream,
-    sealer: Sealer,
-    opener: Opener,
-    frames: FrameReader,
-    outbox: Vec<u8>,
-    /// `None` until the first Heartbeat has come.
-    capabilities: Option<Capabilities>,
-    pub(super) identity: [u8; 32],
-    /// The allow list's name for it, or the short form of its key.
-    pub(super) name: String,
-    pub(super) address: SocketAddr,
-    pub(super) key: SessionKey,
-    started: Instant,
-    last_seen: Instant,
-    pub(super) traffic: Arc<Traffic>,
-    pub(super) refusals: Arc<Refusals>,
-}
-
-impl Session {
-    /// What was agreed; nothing before the first Heartbeat, nothing with an original.
-    pub(super) fn capabilities(&self) -> Capabilities {
-        self.capabilities.unwrap_or_default()
-    }
-
-    /// Seals a message into the outbox.
-    fn queue(&mut self, message: &Message) -> bool {
-        let capabilities = self.capabilities();
-        let extended = match message {
-            Message::TunnelStatus { .. } => capabilities.status,
-            Message::IncomingConn { .. } => capabilities.visitor,
-            _ => false,
-        };
-        let mut bytes = Vec::new();
-        message.encode(extended, &mut bytes);
-        self.sealer.seal_message(&bytes, &mut self.outbox).is_ok()
-    }
-
-    /// Writes what the socket takes.
-    fn flush(&mut self) -> io::Result<()> {
-        write_out(&mut self.stream, &mut self.outbox)
-    }
-}
-
-/// Writes as much of `outbox` as the socket takes without waiting.
-fn write_out(stream: &mut TcpStream, outbox: &mut Vec<u8>) -> io::Result<()> {
-    let mut sent = 0;
-    let result = loop {
-        if sent == outbox.len() {
-            break Ok(());
-        }
-        match stream.write(&outbox[sent..]) {
-            Ok(n) => sent += n,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => break Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => break Err(e),
-        }
-    };
-    outbox.drain(..sent);
-    if outbox.is_empty() {
-        // A burst's memory is not kept through months of heartbeats.
-        *outbox = Vec::new();
-    }
-    result
-}
-
-/// A connection that has been told to go: its last bytes are written, then it may close. Closing at
-/// once with unread bytes would be a reset, which can destroy the reason before it is read.
-pub(super) struct Parting {
-    pub(super) stream: TcpStream,
-    outbox: Vec<u8>,
-    shut: bool,
-}
-
-impl Parting {
-    /// Goes on as far as possible; `true` when it is over.
-    pub(super) fn advance(&mut self) -> bool {
-        if write_out(&mut self.stream, &mut self.outbox).is_err() {
-            return true;
-        }
-        if self.outbox.is_empty() && !self.shut {
-            self.shut = true;
-            if self.stream.shutdown(Shutdown::Write).is_err() {
-                return true;
-            }
-        }
-        let mut discarded = [0u8; 4096];
-        for _ in 0..64 {
-            match self.stream.read(&mut discarded) {
-                Ok(0) => return true,
-                Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return true,
-            }
-        }
-        // It talks on although it was told to go.
-        true
-    }
-}
-
-/// The sessions, and the channels of each identity that have no purpose yet.
-pub(super) struct ControlSessionManager {
-    max: usize,
-    next: u64,
-    sessions: HashMap<SessionId, Session>,
-    by_identity: HashMap<[u8; 32], SessionId>,
-    parties: HashMap<IpAddr, usize>,
-    fresh: HashMap<[u8; 32], BTreeSet<Token>>,
-}
-
-impl ControlSessionManager {
-    pub(super) fn new(max: usize) -> Self {
-        Self {
-            max,
-            next: 0,
-            sessions: HashMap::new(),
-            by_identity: HashMap::new(),
-            parties: HashMap::new(),
-            fresh: HashMap::new(),
-        }
-    }
-
-    pub(super) fn of(&mut self, id: SessionId) -> Option<&mut Session> {
-        self.sessions.get_mut(&id)
-    }
-
-    pub(super) fn of_identity(&self, identity: &[u8; 32]) -> Option<SessionId> {
-        self.by_identity.get(identity).copied()
-    }
-
-    pub(super) fn ids(&self) -> Vec<SessionId> {
-        self.sessions.keys().copied().collect()
-    }
-
-    /// Whether a session of this address's party is live.
-    pub(super) fn has_session_from(&self, address: IpAddr) -> bool {
-        self.parties.contains_key(&party(address))
-    }
-
-    /// A channel of this identity has done its handshake. Returns the oldest when there are more than
-    /// `max` of them.
-    pub(super) fn fresh_came(
-        &mut self,
-        identity: &[u8; 32],
-        token: Token,
-        max: usize,
-    ) -> Option<Token> {
-        let fresh = self.fresh.entry(*identity).or_default();
-        fresh.insert(token);
-        if fresh.len() > max {
-            fresh.first().copied()
-        } else {
-            None
-        }
-    }
-
-    /// It has found its purpose, or is gone.
-    pub(super) fn fresh_left(&mut self, identity: &[u8; 32], token: Token) {
-        if let Some(fresh) = self.fresh.get_mut(identity) {
-            fresh.remove(&token);
-            if fresh.is_empty() {
-                self.fresh.remove(identity);
-            }
-        }
-    }
-
-    pub(super) fn fresh_of(&self, identity: &[u8; 32]) -> Vec<Token> {
-        self.fresh
-            .get(identity)
-            .map(|fresh| fresh.iter().copied().collect())
-            .unwrap_or_default()
-    }
-
-    fn add(&mut self, session: Session) {
-        *self.parties.entry(party(session.address.ip())).or_default() += 1;
-        self.by_identity.insert(session.identity, session.id);
-        self.sessions.insert(session.id, session);
-    }
-
-    fn remove(&mut self, id: SessionId) -> Option<Session> {
-        let session = self.sessions.remove(&id)?;
-        let party = party(session.address.ip());
-        if let Some(count) = self.parties.get_mut(&party) {
-            *count -= 1;
-            if *count == 0 {
-                self.parties.remove(&party);
-            }
-        }
-        if self.by_identity.get(&session.identity) == Some(&id) {
-            self.by_identity.remove(&session.identity);
-        }
-        Some(session)
-    }
-}
-
 impl EventLoop {
     /// A first frame that is not DataConnReady makes a control channel (T1, T2).
     pub(super) fn become_session(&mut self, token: Token, first: Result<Message, Malformed>) {
@@ -250,7 +50,7 @@ impl EventLoop {
         self.deadlines.cancel(fresh.deadline);
         self.sessions.fresh_left(&fresh.identity, token);
         let old = self.sessions.of_identity(&fresh.identity);
-        if old.is_none() && self.sessions.sessions.len() >= self.sessions.max {
+        if old.is_none() && self.sessions.is_full() {
             return self.refuse_session(token, *fresh);
         }
         let mut random = [0u8; 32];
@@ -309,9 +109,8 @@ impl EventLoop {
             return None;
         }
         frames.set_max(CONTROL_FRAME_MAX);
-        self.sessions.next += 1;
         Some(Session {
-            id: SessionId(self.sessions.next),
+            id: self.sessions.next_id(),
             token,
             stream,
             sealer,
@@ -331,7 +130,7 @@ impl EventLoop {
     }
 
     fn client_name(&self, identity: &[u8; 32]) -> String {
-        let Ok(key) = minitcptunnel_common::identity::PublicKey::from_bytes(identity) else {
+        let Ok(key) = PublicKey::from_bytes(identity) else {
             return "?".to_owned();
         };
         self.allow
@@ -458,6 +257,11 @@ impl EventLoop {
             match session.frames.next(&mut session.opener, MESSAGE_MAX) {
                 Ok(Some(bytes)) => {
                     session.last_seen = now;
+                    log::trace!(
+                        "session={id} frame in type={} length={}",
+                        bytes.first().unwrap_or(&0),
+                        bytes.len()
+                    );
                     let message = Message::decode(bytes);
                     self.handle(id, message);
                     continue;
@@ -507,7 +311,7 @@ impl EventLoop {
                 log::error!(
                     "Failed to open tunnel: session={id} sent a request that cannot be read"
                 );
-                if answer && let Some(nameless) = minitcptunnel_common::id::TunnelId::new("") {
+                if answer && let Some(nameless) = TunnelId::new("") {
                     let reason = "the request cannot be read; tunnel ids have at most 255 bytes";
                     self.send(
                         id,

@@ -27,11 +27,11 @@ use minitcptunnel_common::wire::message::Reason;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Poll, Token};
 
-use super::control::{ControlSessionManager, Parting};
 use super::gate::{Gate, ReplayMemory};
 use super::knock::{Fresh, Knocking};
 use super::pairer::ConnectionPairer;
 use super::registry::TunnelRegistry;
+use super::sessions::{ControlSessionManager, Parting};
 use super::verifier::{Verified, Verifier};
 use crate::config::Config;
 
@@ -111,6 +111,30 @@ pub(super) enum Strange {
     Unclaimed,
     SlotTaken,
     Refused,
+}
+
+impl Strange {
+    /// In words, for the line that counts.
+    fn what(self) -> &'static str {
+        match self {
+            Self::NotOurProtocol => "not a MiniTCPTunnel client",
+            Self::UnknownKey => "Client identity not in whitelist",
+            Self::BadSignature => "Bad signature from client",
+            Self::Replay => "recorded hello sent again",
+            Self::HelloDeadline => "no complete hello in time",
+            Self::FirstFrameDeadline => "no first frame in time",
+            Self::FirstFrame => "wrong first frame",
+            Self::Token => "data channel without a waiting connection",
+            Self::Rate => "too many attempts per second",
+            Self::Crowd => "too many unfinished connections",
+            Self::Overload => "too many hellos at once",
+            Self::NoDescriptors => "out of file descriptors",
+            Self::AcceptError => "cannot accept a connection",
+            Self::Unclaimed => "external connection not served in time",
+            Self::SlotTaken => "Another control session is active",
+            Self::Refused => "external connection refused",
+        }
+    }
 }
 
 /// The loop's state. Handlers live in the files named at the head.
@@ -223,7 +247,7 @@ impl EventLoop {
                 self.due(timer);
             }
             for (kind, more) in self.quiet.tick(self.now) {
-                log::warn!("{kind:?}: {more}");
+                log::warn!("{}: {more}", kind.what());
             }
         }
         self.leave();

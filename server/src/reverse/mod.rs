@@ -13,6 +13,8 @@ mod gate;
 mod knock;
 mod pairer;
 mod registry;
+mod sessions;
+mod tunnels;
 mod verifier;
 mod visitors;
 

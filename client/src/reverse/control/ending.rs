@@ -3,8 +3,8 @@
 //! ```text
 //!  why                         said                  next attempt
 //!  lost, cut, silent           INFO  Disconnected    backoff, from the beginning
-//!  no connection, slot taken   WARN  Cannot connect  backoff, growing
-//!  pin mismatch                ERROR Cannot connect  after backoff_max
+//!  no connection, slot taken   WARN  No session     backoff, growing
+//!  pin mismatch                ERROR No session     after backoff_max
 //!  replaced by the same key    ERROR Disconnected    after 30 s at least
 //!  not admitted                ERROR                 none
 //! ```
@@ -16,7 +16,7 @@ use minitcptunnel_common::metrics::TrafficSnapshot;
 use minitcptunnel_common::wire::message::Reason;
 
 use super::{ControlClient, Phase, random};
-use crate::reverse::session::Lost;
+use crate::reverse::lost::Lost;
 use crate::state::End;
 
 /// Semantics: how long a client that was replaced stays away, at least. Two machines with the same
@@ -37,7 +37,7 @@ impl ControlClient {
     /// The session is over, against our will.
     pub(super) fn lost(&mut self, lost: &Lost) -> Result<(), End> {
         let now = Instant::now();
-        let up = match std::mem::replace(&mut self.phase, Phase::Dialling) {
+        let up = match std::mem::replace(&mut self.phase, idle(now)) {
             Phase::Session(session) if session.is_up() => Some(session.since),
             _ => None,
         };
@@ -100,7 +100,7 @@ impl ControlClient {
             Some(wait) => log_limited!(
                 level,
                 say,
-                "Cannot connect to {}: {reason}; next try in {:.1} s",
+                "No session with {}: {reason}; next try in {:.1} s",
                 self.server.name(),
                 wait.as_secs_f64()
             ),
@@ -143,7 +143,7 @@ impl ControlClient {
                 );
             }
         }
-        self.phase = Phase::Dialling;
+        self.phase = idle(Instant::now());
         self.tunnels.lost();
     }
 
@@ -156,5 +156,13 @@ impl ControlClient {
             live: now.live,
             total: now.total - self.before.total,
         }
+    }
+}
+
+/// Between one phase and the next.
+fn idle(now: Instant) -> Phase {
+    Phase::Waiting {
+        until: now,
+        reason: String::new(),
     }
 }
