@@ -19,14 +19,14 @@ Measures MiniTCPTunnel beside the direct path and its peers, on loopback.
   --bin-dir DIR     where our programs are (scripts/bench sets it)
 
 Peers are taken from $MTT_PEERS_BIN (a folder) and PATH; what is not there is left out. To install them:
-  cargo install rathole bore-cli wstunnel-cli --root DIR     then MTT_PEERS_BIN=DIR/bin
-  apt-get install openssh-server                             for ssh -R
+  cargo install rathole bore-cli --root DIR      then MTT_PEERS_BIN=DIR/bin
+  apt-get install openssh-server                 for ssh -R
+  wstunnel is not in these registries: take it from its own releases
 ";
 
 /// What to measure, and how long.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    pub(crate) quick: bool,
     pub(crate) rounds: usize,
     /// Measured part of a bulk transfer, and the longest that a latency measurement may take.
     pub(crate) window: Duration,
@@ -86,7 +86,6 @@ impl Options {
             levels.push(9500);
         }
         let options = Self {
-            quick,
             rounds,
             window: Duration::from_secs_f64(seconds),
             warm_up: Duration::from_millis(if quick { 150 } else { 300 }),

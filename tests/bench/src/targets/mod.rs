@@ -12,8 +12,6 @@ use crate::load::Visitor;
 use crate::options::Options;
 use crate::process::{self, Folder, Program};
 
-pub(crate) use ours::{start as start_ours, version as our_version};
-
 /// How long a program may take to start.
 const START: Duration = Duration::from_secs(15);
 
@@ -130,8 +128,16 @@ pub(crate) fn start_all(folder: &Folder, options: &Options) -> io::Result<Vec<Ta
     Ok(targets)
 }
 
+/// Our own tunnel alone.
+pub(crate) fn ours(folder: &Folder, options: &Options) -> io::Result<Target> {
+    let started = start(folder, options, "ours", |setup| {
+        ours::start(setup).map(Some)
+    })?;
+    Ok(started.expect("it is never missing"))
+}
+
 /// Starts one target and waits until a byte has gone through it and back.
-pub(crate) fn start(
+fn start(
     folder: &Folder,
     options: &Options,
     name: &'static str,

@@ -10,7 +10,7 @@ use crate::process::Program;
 /// Enough for the largest number of held connections.
 const PAIRS: usize = 16_000;
 
-pub(crate) fn version(options: &Options) -> String {
+fn version(options: &Options) -> String {
     said_version(&options.bin_dir.join("minitcptunnel-server"), "--version")
 }
 
