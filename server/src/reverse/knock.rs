@@ -116,7 +116,7 @@ impl EventLoop {
             address,
             deadline,
         }));
-        self.gate.enter(token, address.ip());
+        self.gate.enter(token, address.ip(), known);
     }
 
     pub(super) fn hello_readable(&mut self, token: Token) {
