@@ -12,6 +12,8 @@ mod hostile;
 mod programs;
 /// Many connections that do little: visitors that never read, connections that rest.
 mod readers;
+/// Faults that were found, and must not come back.
+mod regressions;
 /// The reverse tunnel with services of this process: every shape of traffic, every way a connection ends.
 mod reverse;
 /// The reverse tunnel with other people's programs at both ends.

@@ -741,7 +741,7 @@ fn what_comes_from_the_network_is_escaped() {
     // Our own client does not even start with such a name.
     let mut peer = Peer::control(&world, &world.client_key, server.address());
     peer.open_tunnel("a\n2026-01-01T00:00:00.000Z ERROR server: forged\x1b[31m\u{202e}");
-    server.log.wait("Tunnel opened: a", PATIENCE);
+    server.log.wait("Tunnel opened: \"a\\n2026", PATIENCE);
     for line in server.log.lines() {
         assert!(well_formed(&line), "{line:?}");
         assert!(

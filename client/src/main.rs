@@ -77,6 +77,9 @@ fn run(arguments: &Arguments) -> ExitCode {
         return ExitCode::Resources;
     }
     let end = handle.wait(arguments.timeout.map(Seconds::duration));
+    if end.is_none() {
+        log::info!("Stopping: --timeout has passed");
+    }
     handle.stop(
         arguments
             .grace

@@ -1,8 +1,8 @@
 //! Counters: what passed, what lives, what was refused and why.
 //!
 //! ```text
-//! relay ── add bytes ──> Traffic (per tunnel) ──┐
-//! loop  ── refuse ─────> Refusals             ──┴─> snapshots for logs, status, GUI
+//! relay ── add bytes ──> Traffic  ─┐
+//! loop  ── refuse ─────> Refusals ─┴─ Metrics: tunnel ─> session ─> program
 //! ```
 //!
 //! Counters are relaxed atomics: each is exact, a snapshot across several is not one instant.
@@ -194,6 +194,32 @@ impl fmt::Display for Refusals {
             }
         }
         Ok(())
+    }
+}
+
+/// What one tunnel, one session or a whole program counts. Cheap to clone: clones count together.
+#[derive(Clone, Default, Debug)]
+pub struct Metrics {
+    /// Bytes and connections.
+    pub traffic: Arc<Traffic>,
+    /// Connections that were refused.
+    pub refusals: Arc<Refusals>,
+}
+
+impl Metrics {
+    /// Fresh counters that also count into these.
+    #[must_use]
+    pub fn part(&self) -> Self {
+        Self {
+            traffic: Arc::new(Traffic::part_of(self.traffic.clone())),
+            refusals: Arc::new(Refusals::part_of(self.refusals.clone())),
+        }
+    }
+}
+
+impl fmt::Display for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.traffic.snapshot(), self.refusals)
     }
 }
 

@@ -8,6 +8,7 @@
 //!
 //! It knows bytes and messages; what they mean for tunnels and connections is for the loop.
 
+use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -82,7 +83,7 @@ pub(super) struct Session {
     next_beat: Instant,
     /// While a heartbeat is unanswered: when the session is lost.
     silent_at: Option<Instant>,
-    /// The session says once that it does not know a type.
+    /// Whether it was said that something is ignored.
     unknown_told: bool,
     link: Option<Arc<Link>>,
 }
@@ -260,7 +261,7 @@ impl Session {
                 self.silent_at = None;
                 match Message::decode(bytes) {
                     Ok(message) => notices.extend(self.take(message, now)?),
-                    Err(e) => log::warn!("The server sent a {e}; it is ignored"),
+                    Err(e) => self.pass_over(&e),
                 }
             }
         }
@@ -333,15 +334,19 @@ impl Session {
             | Message::DataConnReady { .. }
             | Message::RefuseConn { .. }
             | Message::Unknown { .. } => {
-                if !self.unknown_told {
-                    self.unknown_told = true;
-                    log::warn!(
-                        "The server sends messages that mean nothing here; they are ignored (is it newer than this client?)"
-                    );
-                }
+                self.pass_over(&"message that means nothing here");
                 None
             }
         })
+    }
+
+    /// Says once per session that something is ignored: a server could send it without end.
+    fn pass_over(&mut self, what: &dyn Display) {
+        if !std::mem::replace(&mut self.unknown_told, true) {
+            log::warn!(
+                "The server sent a {what}; it and others like it are ignored (is the server newer than this client?)"
+            );
+        }
     }
 
     /// When [`tick`](Self::tick) has something to do.

@@ -1,0 +1,216 @@
+//! One table of behaviours, run over every kind of duplex.
+//!
+//! A row is what must hold, a column a [`Kind`](path::Kind): plain TCP, sealed, sealed as an
+//! original speaks it, sealed and compressed, each alone and within the real path of two pools. Where
+//! kinds differ by their nature, the row says how. `DUPLEX_TABLE=words` runs only cases whose name
+//! contains them.
+
+// What a failed run, or `--nocapture`, shows.
+#![allow(clippy::print_stdout)]
+
+#[path = "duplex_table/aborts.rs"]
+mod aborts;
+#[path = "duplex_table/cuts.rs"]
+mod cuts;
+#[path = "duplex_table/flows.rs"]
+mod flows;
+#[path = "duplex_table/hostile.rs"]
+mod hostile;
+#[path = "duplex_table/path.rs"]
+mod path;
+#[path = "duplex_table/pools.rs"]
+mod pools;
+#[path = "duplex_table/rig.rs"]
+mod rig;
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use path::{Kind, Layer};
+
+/// Which columns a row has.
+#[derive(Clone, Copy)]
+enum Over {
+    All,
+    Sealed,
+    /// With FIN frames.
+    TellsEnds,
+    Direct,
+    SealedDirect,
+    Chains,
+    /// Rows about what only an original's peer does.
+    LegacyChain,
+    /// Rows for which the layer makes no difference and a column costs much.
+    SealedChain,
+}
+
+impl Over {
+    fn has(self, kind: Kind) -> bool {
+        match self {
+            Self::All => true,
+            Self::Sealed => kind.is_sealed(),
+            Self::TellsEnds => kind.tells_ends(),
+            Self::Direct => !kind.chain,
+            Self::SealedDirect => kind.is_sealed() && !kind.chain,
+            Self::Chains => kind.chain,
+            Self::LegacyChain => kind.chain && kind.layer == Layer::Legacy,
+            Self::SealedChain => kind.chain && kind.layer == Layer::Sealed,
+        }
+    }
+}
+
+/// Whether a case needs the processors or mostly waits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Load {
+    /// Few at a time.
+    Heavy,
+    Light,
+}
+
+type Row = (&'static str, Over, Load, fn(Kind));
+
+// One line each.
+#[rustfmt::skip]
+const TABLE: &[Row] = {
+    use Load::{Heavy, Light};
+    use Over::{All, Chains, Direct, LegacyChain, Sealed, SealedChain, SealedDirect, TellsEnds};
+    &[
+        // The longest first, so that they wait beside each other.
+        ("drain", Chains, Light, pools::drain),
+        ("admission", Chains, Light, pools::admission),
+        ("many idle", SealedChain, Light, pools::many_idle),
+        ("slow reader of an original", LegacyChain, Light, flows::slow_reader_of_an_original),
+        ("half close left", All, Light, flows::half_close_left),
+        ("half close right", All, Light, flows::half_close_right),
+        ("half close at rest", All, Light, flows::half_close_at_rest),
+        ("panic in a pump", Chains, Light, pools::panic_in_a_pump),
+        ("abort after an end", Direct, Light, aborts::end_under_the_mark),
+        ("flood", All, Heavy, flows::flood),
+        ("dribble", All, Light, flows::dribble),
+        ("odd pieces", All, Light, flows::odd_pieces),
+        ("data at rest", All, Light, flows::data_at_rest),
+        ("both go", Chains, Light, flows::both_go),
+        ("reset", All, Light, cuts::reset),
+        ("close", All, Light, cuts::close),
+        ("reset at rest", All, Light, cuts::reset_at_rest),
+        ("close at rest", All, Light, cuts::close_at_rest),
+        ("cut in flight", All, Heavy, cuts::cut_in_flight),
+        ("application resets", Chains, Heavy, cuts::application_resets),
+        ("truncated frame", Sealed, Light, cuts::truncated_frame),
+        ("flipped bit", Sealed, Light, cuts::flipped_bit),
+        ("flipped bit at rest", Sealed, Light, cuts::flipped_bit_at_rest),
+        ("flipped length", Sealed, Light, cuts::flipped_length),
+        ("replayed frame", Sealed, Light, cuts::replayed_frame),
+        ("swapped frames", Sealed, Light, cuts::swapped_frames),
+        ("dropped frame", Sealed, Light, cuts::dropped_frame),
+        ("reset told to the sink", Direct, Light, cuts::reset_told_to_the_sink),
+        #[cfg(target_os = "linux")]
+        ("timed out", Direct, Light, cuts::timed_out),
+        ("abort while reading", All, Light, aborts::while_reading),
+        ("abort while writing", All, Light, aborts::while_writing),
+        ("abort while resting", All, Light, aborts::while_resting),
+        ("abort by many while reading", All, Light, aborts::by_many_while_reading),
+        ("abort by many while writing", All, Light, aborts::by_many_while_writing),
+        ("finish under the mark", Direct, Light, aborts::finish_under_the_mark),
+        ("wrong type", Sealed, Light, hostile::wrong_type),
+        ("CloseTunnel", Sealed, Light, hostile::close_tunnel),
+        ("FIN with payload", Sealed, Light, hostile::fin_with_payload),
+        ("data after FIN", Sealed, Light, hostile::data_after_fin),
+        ("data long after FIN", TellsEnds, Light, hostile::data_long_after_fin),
+        ("short message", Sealed, Light, hostile::short_message),
+        ("bad length", Sealed, Light, hostile::bad_length),
+        ("odd but legal", Sealed, Light, hostile::odd_but_legal),
+        ("left over", SealedDirect, Light, hostile::left_over),
+        ("no rest within a frame", SealedDirect, Light, hostile::no_rest_within_a_frame),
+        ("blocked writers", Chains, Heavy, pools::blocked_writers),
+        ("abort all", Chains, Heavy, pools::abort_all),
+        ("start when closed", Chains, Light, pools::start_when_closed),
+        ("no job is lost", SealedChain, Light, pools::no_job_is_lost),
+    ]
+};
+
+/// Rows times columns, counted by hand: 17 rows over all 8, 14 over the 6 sealed, 8 over the 4
+/// chains, 3 over the 4 that are direct, 1 over the 4 with FIN frames, 2 over 3, 3 over one. On Linux
+/// one more over the 4 that are direct.
+const CASES: usize = 136 + 84 + 32 + 12 + 4 + 6 + 3 + if cfg!(target_os = "linux") { 4 } else { 0 };
+
+#[test]
+fn the_table_holds_for_every_kind() {
+    let only = std::env::var("DUPLEX_TABLE").ok();
+    let ran = AtomicUsize::new(0);
+    let failures = Mutex::new(Vec::new());
+    let watched = watch();
+    for (load, threads) in [(Load::Light, 24), (Load::Heavy, 3)] {
+        let mut cases: Vec<_> = TABLE
+            .iter()
+            .filter(|(_, _, of, _)| *of == load)
+            .flat_map(|row| {
+                Kind::ALL
+                    .into_iter()
+                    .filter(|kind| row.1.has(*kind))
+                    .map(move |kind| (format!("{}: {kind}", row.0), row.3, kind))
+            })
+            .filter(|(name, _, _)| only.as_ref().is_none_or(|only| name.contains(only)))
+            .collect();
+        // To an original every end is told 5 s late: these wait beside everything else.
+        cases.sort_by_key(|(_, _, kind)| kind.layer != Layer::Legacy);
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|s| {
+            for _ in 0..threads {
+                s.spawn(|| {
+                    while let Some((name, run, kind)) =
+                        cases.get(next.fetch_add(1, Ordering::Relaxed))
+                    {
+                        let start = Instant::now();
+                        watched.lock().unwrap().insert(name.clone(), start);
+                        if catch_unwind(AssertUnwindSafe(|| run(*kind))).is_err() {
+                            failures.lock().unwrap().push(name.clone());
+                        }
+                        watched.lock().unwrap().remove(name);
+                        ran.fetch_add(1, Ordering::Relaxed);
+                        println!("{:6.2} s  {name}", start.elapsed().as_secs_f64());
+                    }
+                });
+            }
+        });
+    }
+    let failures = failures.into_inner().unwrap();
+    assert!(failures.is_empty(), "failed: {failures:#?}");
+    if only.is_none() {
+        assert_eq!(ran.into_inner(), CASES, "cases are missing");
+    }
+}
+
+/// Ends the process when a case hangs, as one may whose failure leaves another thread blocked.
+fn watch() -> Arc<Mutex<BTreeMap<String, Instant>>> {
+    let running = Arc::new(Mutex::new(BTreeMap::<String, Instant>::new()));
+    let weak = Arc::downgrade(&running);
+    std::thread::spawn(move || {
+        while let Some(running) = weak.upgrade() {
+            let hung: Vec<_> = {
+                let running = running.lock().unwrap();
+                let long = |start: &Instant| start.elapsed() > 3 * rig::PATIENCE;
+                let hung = running.iter().filter(|(_, start)| long(start));
+                hung.map(|(name, _)| name.clone()).collect()
+            };
+            if !hung.is_empty() {
+                println!("hung: {hung:#?}");
+                std::process::exit(1);
+            }
+            drop(running);
+            std::thread::park_timeout(Duration::from_secs(1));
+        }
+    });
+    running
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn memory_of_idle_pairs() {
+    for line in pools::memory_of_idle_pairs() {
+        println!("{line}");
+    }
+}
