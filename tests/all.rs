@@ -4,7 +4,9 @@
 mod cuts;
 /// The inputs that fuzzing starts from, without fuzzing.
 mod fuzz_corpus;
-/// What strangers can try before they are anybody, and clients with a key who break the rules.
+/// Clients with a key who want more than their share, and visitors who come in crowds.
+mod greedy;
+/// What strangers can try before they are anybody.
 mod hostile;
 /// The programs as a person or a service manager meets them: arguments, files, signals, exit codes, log texts.
 mod programs;
