@@ -38,13 +38,20 @@ pub(crate) fn stands_still(what: &str, mut counter: impl FnMut() -> u64) {
     });
 }
 
+/// What a socket may hold, in bytes. Left to themselves the kernel's buffers grow to several MiB
+/// each, and the rows that fill hundreds would put the whole machine short of TCP memory.
+const SOCKET_BUFFER: usize = 128 * 1024;
+
 /// Two ends of a TCP connection over loopback.
 pub(crate) fn link() -> (TcpStream, TcpStream) {
     let made = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| {
         let one = TcpStream::connect(listener.local_addr()?)?;
         let (two, _) = listener.accept()?;
-        one.set_nodelay(true)?;
-        two.set_nodelay(true)?;
+        for end in [&one, &two] {
+            end.set_nodelay(true)?;
+            SockRef::from(end).set_recv_buffer_size(SOCKET_BUFFER)?;
+            SockRef::from(end).set_send_buffer_size(SOCKET_BUFFER)?;
+        }
         Ok((one, two))
     });
     made.expect("a loopback connection; the table needs about 4,000 descriptors (ulimit -n)")
