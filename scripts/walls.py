@@ -40,6 +40,7 @@ ARROWS = {
     ("e2e", "common"),
     ("e2e", "server"),
     ("e2e", "client"),
+    ("bench", "common"),
 }
 
 # The first row of rooms in common/src: a room uses rooms of a lower number only.

@@ -177,6 +177,12 @@ impl Refusals {
         self.counts[reason as usize].load(Ordering::Relaxed)
     }
 
+    /// The reasons that occurred, and how often.
+    pub fn by_reason(&self) -> Vec<(Refusal, u64)> {
+        let counted = Refusal::ALL.map(|reason| (reason, self.of(reason)));
+        counted.into_iter().filter(|(_, n)| *n > 0).collect()
+    }
+
     /// How many in all.
     pub fn total(&self) -> u64 {
         Refusal::ALL.iter().map(|&reason| self.of(reason)).sum()
@@ -187,11 +193,8 @@ impl fmt::Display for Refusals {
     /// `refused=N`, and the reasons that occurred.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "refused={}", self.total())?;
-        for reason in Refusal::ALL {
-            let n = self.of(reason);
-            if n > 0 {
-                write!(f, " {}={n}", reason.name())?;
-            }
+        for (reason, n) in self.by_reason() {
+            write!(f, " {}={n}", reason.name())?;
         }
         Ok(())
     }

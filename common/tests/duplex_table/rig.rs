@@ -190,6 +190,8 @@ struct Shared {
     lanes: [Lane; 2],
     ends: Mutex<Option<Ends>>,
     is_cut: AtomicBool,
+    /// Ends that have got their FIN.
+    finished: [AtomicBool; 2],
     /// Lanes that have ended.
     over: AtomicU64,
 }
@@ -213,6 +215,7 @@ impl Wire {
             lanes: [lane(there), lane(back)],
             ends: Mutex::new(Some(ends.clone())),
             is_cut: AtomicBool::new(false),
+            finished: [AtomicBool::new(false), AtomicBool::new(false)],
             over: AtomicU64::new(0),
         });
         for lane in 0..2 {
@@ -274,6 +277,7 @@ impl Shared {
             Ok(()) if self.is_cut.load(Ordering::Acquire) => {}
             // A half end is passed on as such.
             Ok(()) => {
+                self.finished[1 - lane].store(true, Ordering::Release);
                 let _ = to.shutdown(Shutdown::Write);
             }
             Err(_) => self.cut(Cut::Reset),
@@ -290,7 +294,13 @@ impl Shared {
         loop {
             let n = from.read(&mut buffer)?;
             if n == 0 {
-                return Ok(());
+                // The other lane may have been told of a reset in our place.
+                let gone = from.peer_addr().is_err();
+                return if gone && !self.finished[lane].load(Ordering::Acquire) {
+                    Err(io::ErrorKind::ConnectionReset.into())
+                } else {
+                    Ok(())
+                };
             }
             let plan = *self.lanes[lane].plan.lock().unwrap();
             let Some((at, trick)) = plan.trick else {
