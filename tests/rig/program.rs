@@ -188,7 +188,8 @@ pub fn binary(name: &str) -> PathBuf {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     let dir = DIR.get_or_init(|| {
         if let Some(dir) = std::env::var_os("MTT_BIN_DIR") {
-            return PathBuf::from(dir);
+            // The programs are started in folders of their own.
+            return fs::canonicalize(dir).expect("MTT_BIN_DIR is a folder");
         }
         // target/PROFILE/deps/all-HASH -> target/PROFILE
         let test = std::env::current_exe().expect("own path");
