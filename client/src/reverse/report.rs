@@ -72,7 +72,7 @@ mod tests {
         assert_eq!(said, 2);
         // However many there are, only so many are kept.
         for n in 0..100 {
-            reporter.failed(&n.to_string(), start);
+            let _ = reporter.failed(&n.to_string(), start);
         }
         assert_eq!(reporter.reasons.len(), REASONS);
     }

@@ -20,9 +20,10 @@ use mio::net::TcpStream;
 use mio::{Interest, Token};
 use zeroize::Zeroize;
 
-use super::event_loop::{Entry, EventLoop, Strange, Timer};
+use super::event_loop::{Entry, EventLoop, Timer};
 use super::knock::Fresh;
 use super::sessions::{Parting, Session};
+use super::strange::Strange;
 
 /// Safety: what may wait to be written to a client, in bytes. A client that reads nothing while this
 /// fills is as good as gone.

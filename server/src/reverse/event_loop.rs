@@ -16,10 +16,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use log::Level;
 use minitcptunnel_common::evloop::{DeadlineKey, Deadlines, Slots};
 use minitcptunnel_common::id::{ConnId, SessionId};
-use minitcptunnel_common::identity::{AllowListFile, PublicKey, Reload};
+use minitcptunnel_common::identity::AllowListFile;
 use minitcptunnel_common::log::Quiet;
 use minitcptunnel_common::log_limited;
 use minitcptunnel_common::metrics::Metrics;
@@ -34,6 +33,7 @@ use super::knock::{Fresh, Knocking};
 use super::pairer::ConnectionPairer;
 use super::registry::TunnelRegistry;
 use super::sessions::{ControlSessionManager, Parting};
+use super::strange::Strange;
 use super::verifier::{Verified, Verifier};
 use super::within::Within;
 use crate::config::Config;
@@ -46,11 +46,6 @@ const EVENTS: usize = 1024;
 pub(super) const ACCEPT_BATCH: usize = 128;
 /// Between two log lines of the same kind that strangers can cause.
 const QUIET: Duration = Duration::from_secs(10);
-/// How soon a changed allow list is looked at for the second time, and the least between two looks.
-const ALLOW_LIST_SETTLES: Duration = Duration::from_secs(1);
-/// How often it is looked at while clients are connected: a removed key is cut within this and a
-/// moment.
-const ALLOW_LIST_WATCH: Duration = Duration::from_secs(10);
 /// Longest an accept error keeps a listener from accepting.
 pub(super) const COOL_DOWN: Duration = Duration::from_millis(500);
 
@@ -98,61 +93,6 @@ pub(super) enum Entry {
     Parting(Parting),
 }
 
-/// What strangers do, for counting and for quiet log lines.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Strange {
-    NotOurProtocol,
-    UnknownKey,
-    BadSignature,
-    Replay,
-    HelloDeadline,
-    FirstFrameDeadline,
-    FirstFrame,
-    Token,
-    Rate,
-    Crowd,
-    Overload,
-    NoDescriptors,
-    AcceptError,
-    Unclaimed,
-    SlotTaken,
-    Refused,
-}
-
-impl Strange {
-    /// How much it matters.
-    fn level(self) -> Level {
-        match self {
-            Self::FirstFrameDeadline => Level::Debug,
-            Self::HelloDeadline => Level::Info,
-            Self::AcceptError => Level::Error,
-            _ => Level::Warn,
-        }
-    }
-
-    /// In words, for the line that counts.
-    fn what(self) -> &'static str {
-        match self {
-            Self::NotOurProtocol => "not a MiniTCPTunnel client",
-            Self::UnknownKey => "Client identity not in whitelist",
-            Self::BadSignature => "Bad signature from client",
-            Self::Replay => "recorded hello sent again",
-            Self::HelloDeadline => "no complete hello in time",
-            Self::FirstFrameDeadline => "no first frame in time",
-            Self::FirstFrame => "wrong first frame",
-            Self::Token => "data channel without a waiting connection",
-            Self::Rate => "too many attempts per second",
-            Self::Crowd => "too many unfinished connections",
-            Self::Overload => "too many hellos at once",
-            Self::NoDescriptors => "out of file descriptors",
-            Self::AcceptError => "cannot accept a connection",
-            Self::Unclaimed => "external connection not served in time",
-            Self::SlotTaken => "Another control session is active",
-            Self::Refused => "external connection refused",
-        }
-    }
-}
-
 /// The loop's state. Handlers live in the files named at the head.
 pub(super) struct EventLoop {
     pub(super) poll: Poll,
@@ -178,9 +118,9 @@ pub(super) struct EventLoop {
     pub(super) max_idle_channels: usize,
     pub(super) now: Instant,
     /// The next look at the allow list that is arranged.
-    allow_list_due: Option<DeadlineKey>,
+    pub(super) allow_list_due: Option<DeadlineKey>,
     /// No look before this, whoever asks.
-    allow_list_rest: Instant,
+    pub(super) allow_list_rest: Instant,
     stopping: bool,
 }
 
@@ -425,76 +365,6 @@ impl EventLoop {
                 .add(self.now + COOL_DOWN, Timer::CoolDown(token));
         }
         false
-    }
-
-    /// Arranges regular looks at the allow list while there is somebody whom it could concern, and
-    /// none otherwise: a server without clients sleeps.
-    pub(super) fn watch_allow_list(&mut self) {
-        let idle = self.sessions.is_empty() && self.pool.live() == 0;
-        if self.allow_list_due.is_none() && !idle {
-            let due = self.now + ALLOW_LIST_WATCH;
-            self.allow_list_due = Some(self.deadlines.add(due, Timer::AllowList));
-        }
-    }
-
-    /// Looks whether the allow list has changed: regularly, and when a hello has come, but not more
-    /// often than it takes a file to settle.
-    pub(super) fn look_at_allow_list(&mut self) {
-        if self.now < self.allow_list_rest {
-            return;
-        }
-        self.allow_list_rest = self.now + ALLOW_LIST_SETTLES;
-        match self.allow.reload_if_changed() {
-            Reload::Unchanged => {}
-            Reload::Settling => {
-                if let Some(later) = self.allow_list_due.take() {
-                    self.deadlines.cancel(later);
-                }
-                let due = self.allow_list_rest;
-                self.allow_list_due = Some(self.deadlines.add(due, Timer::AllowList));
-            }
-            Reload::Changed { added, removed } => {
-                log::info!(
-                    "allow list changed: added={} removed={}",
-                    added.len(),
-                    removed.len()
-                );
-                for entry in added {
-                    log::info!("-> Whitelisted Key: {}", entry.key.short());
-                }
-                for entry in removed {
-                    log::info!("-> Removed Key: {}", entry.key.short());
-                    self.revoke(&entry.key);
-                }
-            }
-            Reload::Bad(e) => log::error!(
-                "the allow list has changed and cannot be used, the old one stays in force: {e}"
-            ),
-        }
-    }
-
-    /// Ends everything of an identity that is not admitted any more.
-    fn revoke(&mut self, key: &PublicKey) {
-        if let Some(session) = self.sessions.of_identity(key.as_bytes()) {
-            self.end_session(
-                session,
-                Some((
-                    Reason::NotAdmitted,
-                    "this client's key was removed from the allow list",
-                )),
-                "its key was revoked",
-            );
-        }
-        for token in self.sessions.fresh_of(key.as_bytes()) {
-            self.drop_entry(token);
-        }
-        let cut = self.pool.abort_owner(owner_of(key.as_bytes()));
-        if cut > 0 {
-            log::info!(
-                "cut {cut} running connections of the revoked key {}",
-                key.short()
-            );
-        }
     }
 
     /// Says goodbye to everybody. Running pairs go on.

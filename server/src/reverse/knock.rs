@@ -21,8 +21,9 @@ use minitcptunnel_common::wire::message::Message;
 use mio::net::TcpStream;
 use mio::{Interest, Token};
 
-use super::event_loop::{ACCEPT_BATCH, Entry, EventLoop, Strange, Timer};
+use super::event_loop::{ACCEPT_BATCH, Entry, EventLoop, Timer};
 use super::gate::Knock;
+use super::strange::Strange;
 use super::verifier::Verified;
 
 /// What a first frame may expand to, in bytes.

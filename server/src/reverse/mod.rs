@@ -7,6 +7,7 @@
 //!                                            worker    busy directions of pairs
 //! ```
 
+mod admission;
 mod control;
 mod event_loop;
 mod gate;
@@ -14,6 +15,7 @@ mod knock;
 mod pairer;
 mod registry;
 mod sessions;
+mod strange;
 mod tunnels;
 mod verifier;
 mod visitors;

@@ -24,9 +24,10 @@ use minitcptunnel_common::wire::message::{CompressionWish, Message};
 use mio::Token;
 use mio::net::TcpStream;
 
-use super::event_loop::{ACCEPT_BATCH, Entry, EventLoop, Strange, Timer, owner_of};
+use super::event_loop::{ACCEPT_BATCH, Entry, EventLoop, Timer, owner_of};
 use super::knock::{Fresh, plain};
 use super::pairer::Parked;
+use super::strange::Strange;
 
 /// An external connection that waits. Not registered with the poller: nothing it does matters yet.
 #[derive(Debug)]

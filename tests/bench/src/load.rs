@@ -87,7 +87,7 @@ impl Visitor {
             });
             match tried {
                 Err(_) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(50))
+                    std::thread::sleep(Duration::from_millis(50));
                 }
                 other => return other,
             }
