@@ -23,11 +23,13 @@ use chacha20poly1305::aead::AeadInOut;
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit};
 use minitcptunnel_common::channel::sealed::{Compression, End, sealed};
 use minitcptunnel_common::duplex::{Duplex, tcp};
+use minitcptunnel_common::identity::IdentityKey;
 use minitcptunnel_common::metrics::Traffic;
 use minitcptunnel_common::pool::Pool;
 use minitcptunnel_common::wire::CIPHERTEXT_MAX;
 use minitcptunnel_common::wire::MESSAGE_MAX;
 use minitcptunnel_common::wire::frame::{HEAD, Opener, Sealer, TAIL, frame_len};
+use minitcptunnel_common::wire::handshake::v1::{HelloReader, Initiator, Role, Seeds, respond};
 use minitcptunnel_common::wire::keys::DirectionKey;
 use minitcptunnel_common::wire::message::Kind;
 
@@ -77,11 +79,11 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
                 let bulk = tunnel
                     .visitor
                     .bulk(Way::ToService, 1, size, time / 4, time, &|| {
-                        process::cpu(&pids)
+                        process::used(&pids)
                     })?;
                 Ok(Figure {
                     rate: bulk.rate * 1e6,
-                    cpu: bulk.cpu,
+                    cpu: bulk.per_gib.cpu,
                 })
             }),
         ),
@@ -128,7 +130,52 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
         "\nThe size is that of a frame for AEAD, frame and socket, that of the visitor's writes above.\n"
     );
     grid(&lines);
+    handshake(options.rounds);
     Ok(())
+}
+
+/// The arithmetic of one data channel's hellos, in microseconds.
+fn handshake(rounds: usize) {
+    let (client, server) = (
+        IdentityKey::from_seed(&[1; 32]),
+        IdentityKey::from_seed(&[2; 32]),
+    );
+    let seeds = |n| Seeds {
+        ephemeral: [n; 32],
+        nonce: [n; 12],
+    };
+    let read = |from, wire: &[u8]| {
+        let mut reader = HelloReader::new(from);
+        let mut hello = None;
+        let mut at = 0;
+        while hello.is_none() {
+            let room = reader.room();
+            let n = room.len().min(wire.len() - at);
+            room[..n].copy_from_slice(&wire[at..at + n]);
+            at += n;
+            hello = reader.advance(n).expect("our own hello");
+        }
+        hello.expect("the loop ends with one")
+    };
+    let mut parts = [const { Vec::new() }; 3];
+    for _ in 0..rounds * 200 {
+        let start = Instant::now();
+        let (initiator, hello) = Initiator::new(client.signing_key(), &seeds(3));
+        parts[0].push(start.elapsed().as_secs_f64() * 1e6);
+        let hello = read(Role::Client, &hello);
+        let start = Instant::now();
+        let (answer, _) = respond(server.signing_key(), &hello, &seeds(4)).expect("a good hello");
+        parts[1].push(start.elapsed().as_secs_f64() * 1e6);
+        let answer = read(Role::Server, &answer);
+        let start = Instant::now();
+        initiator.finish(&answer, None).expect("a good answer");
+        parts[2].push(start.elapsed().as_secs_f64() * 1e6);
+    }
+    let [begin, answer, end] = parts.map(|times| median(&times));
+    println!(
+        "\nHandshake arithmetic: client {begin:.0} + {end:.0} us, server {answer:.0} us, together {:.0} us",
+        begin + answer + end
+    );
 }
 
 /// CPU seconds of the calling thread.

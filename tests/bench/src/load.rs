@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::process::Used;
 use crate::service::{CHUNK, random_bytes};
 
 /// Nothing on loopback takes this long unless it hangs.
@@ -30,8 +31,8 @@ pub(crate) enum Way {
 pub(crate) struct Bulk {
     /// Megabytes (10^6) a second.
     pub(crate) rate: f64,
-    /// CPU seconds of the tunnel per GiB.
-    pub(crate) cpu: f64,
+    /// What the tunnel used per GiB.
+    pub(crate) per_gib: Used,
 }
 
 /// A visitor of one tunnel.
@@ -116,24 +117,24 @@ impl Visitor {
         chunk: usize,
         warm_up: Duration,
         window: Duration,
-        cpu: &dyn Fn() -> f64,
+        used: &dyn Fn() -> Used,
     ) -> io::Result<Bulk> {
         let flood = Flood::start(*self, way, streams, chunk)?;
         std::thread::sleep(warm_up);
-        let (bytes, used, since) = (flood.bytes()?, cpu(), Instant::now());
+        let (bytes, before, since) = (flood.bytes()?, used(), Instant::now());
         std::thread::sleep(window);
-        let (bytes, used, seconds) = (
-            (flood.bytes()? - bytes) as f64,
-            cpu() - used,
-            since.elapsed().as_secs_f64(),
-        );
+        let bytes = (flood.bytes()? - bytes) as f64;
+        let (after, seconds) = (used(), since.elapsed().as_secs_f64());
         flood.stop()?;
         if bytes == 0.0 {
             return Err(io::Error::other("not one byte arrived"));
         }
         Ok(Bulk {
             rate: bytes / 1e6 / seconds,
-            cpu: used / bytes * f64::from(1 << 30),
+            per_gib: Used {
+                cpu: (after.cpu - before.cpu) / bytes * f64::from(1 << 30),
+                sleeps: (after.sleeps - before.sleeps) / bytes * f64::from(1 << 30),
+            },
         })
     }
 

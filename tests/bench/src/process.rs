@@ -154,6 +154,22 @@ pub(crate) fn cpu(pids: &[u32]) -> f64 {
         .sum()
 }
 
+/// What processes have used so far.
+#[derive(Clone, Copy)]
+pub(crate) struct Used {
+    /// CPU seconds.
+    pub(crate) cpu: f64,
+    /// How often a thread has gone to sleep.
+    pub(crate) sleeps: f64,
+}
+
+pub(crate) fn used(pids: &[u32]) -> Used {
+    Used {
+        cpu: cpu(pids),
+        sleeps: sleeps(pids),
+    }
+}
+
 /// Proportional set size of these processes together, in KiB.
 pub(crate) fn pss(pids: &[u32]) -> f64 {
     pids.iter()
@@ -193,6 +209,23 @@ pub(crate) fn own_threads_cpu(name: &str) -> f64 {
         .filter_map(|text| text.split(' ').next()?.parse::<f64>().ok())
         .sum::<f64>()
         / 1e9
+}
+
+/// Whether the sockets of the whole system hold so much that TCP throttles all of them: then somebody
+/// else's test is measured, not ours.
+pub(crate) fn tcp_is_short_of_memory() -> bool {
+    let used = fs::read_to_string("/proc/net/sockstat")
+        .ok()
+        .and_then(|text| {
+            let line = text
+                .lines()
+                .find(|line| line.starts_with("TCP:"))?
+                .to_owned();
+            line.rsplit(' ').next()?.parse::<u64>().ok()
+        });
+    let limits = fs::read_to_string("/proc/sys/net/ipv4/tcp_mem").ok();
+    let pressure = limits.and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
+    matches!((used, pressure), (Some(used), Some(pressure)) if used > pressure)
 }
 
 /// The first number behind `name` at the start of a line.

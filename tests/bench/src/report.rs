@@ -20,6 +20,14 @@ const BULK: [Column; 8] = [
     ("8 from s/GiB", "from8_cpu_s_per_gib", 2, true),
 ];
 
+/// Each sleep is a wake-up, and those cost more than the copying on many machines.
+const SLEEPS: [Column; 4] = [
+    ("1 to sleeps/GiB", "to1_sleeps_per_gib", 0, true),
+    ("1 from sleeps/GiB", "from1_sleeps_per_gib", 0, true),
+    ("8 to sleeps/GiB", "to8_sleeps_per_gib", 0, true),
+    ("8 from sleeps/GiB", "from8_sleeps_per_gib", 0, true),
+];
+
 const LATENCY: [Column; 9] = [
     ("ping p50", "ping_p50_us", 0, true),
     ("p99", "ping_p99_us", 0, true),
@@ -58,6 +66,11 @@ pub(crate) fn print(results: &Results, options: &Options) {
     table(
         "Bulk, random data: MB/s, and CPU seconds per GiB of both programs",
         &BULK,
+        results,
+    );
+    table(
+        "How often a thread of the tunnel went to sleep per GiB",
+        &SLEEPS,
         results,
     );
     table(

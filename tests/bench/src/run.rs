@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::load::{AT_ONCE, Way};
 use crate::options::Options;
-use crate::process::{self, Folder};
+use crate::process::{self, Folder, Used};
 use crate::report;
 use crate::service::CHUNK;
 use crate::stats::percentile;
@@ -140,7 +140,10 @@ fn memory(targets: &[Target], rows: &mut [Row], metric: &str) {
 fn measure(target: &Target, row: &mut Row, options: &Options) {
     let visitor = target.visitor;
     let pids = target.pids();
-    let cpu = || process::cpu(&pids);
+    if process::tcp_is_short_of_memory() {
+        let trouble = "the system's TCP memory was used up by others: bulk figures are theirs";
+        row.trouble.push(trouble.to_owned());
+    }
     let bulk = [
         ("to1", Way::ToService, 1),
         ("from1", Way::FromService, 1),
@@ -148,14 +151,20 @@ fn measure(target: &Target, row: &mut Row, options: &Options) {
         ("from8", Way::FromService, 8),
     ];
     for (name, way, streams) in bulk {
-        let done = visitor.bulk(way, streams, CHUNK, options.warm_up, options.window, &cpu);
-        let (rate, cpu) = match done {
-            Ok(bulk) => (Ok(bulk.rate), bulk.cpu),
-            Err(e) => (Err(e), f64::NAN),
+        let used = || process::used(&pids);
+        let done = visitor.bulk(way, streams, CHUNK, options.warm_up, options.window, &used);
+        let none = Used {
+            cpu: f64::NAN,
+            sleeps: f64::NAN,
+        };
+        let (rate, used) = match done {
+            Ok(bulk) => (Ok(bulk.rate), bulk.per_gib),
+            Err(e) => (Err(e), none),
         };
         row.try_add(&format!("{name}_mb_s"), rate);
         if target.is_tunnel() {
-            row.add(format!("{name}_cpu_s_per_gib"), cpu);
+            row.add(format!("{name}_cpu_s_per_gib"), used.cpu);
+            row.add(format!("{name}_sleeps_per_gib"), used.sleeps);
         }
         target.quiesce();
     }
@@ -182,9 +191,9 @@ fn measure(target: &Target, row: &mut Row, options: &Options) {
     let new = visitor.new_connections(options.connections, options.window);
     latency("new_connection", new, true);
     target.quiesce();
-    let used = cpu();
+    let used = process::cpu(&pids);
     let (rate, failed) = visitor.connection_rate(options.window);
-    let used = cpu() - used;
+    let used = process::cpu(&pids) - used;
     row.add("connections_per_second", rate);
     if target.is_tunnel() {
         let done = rate * options.window.as_secs_f64();
@@ -212,14 +221,12 @@ fn held(targets: &[Target], rows: &mut [Row], count: usize) {
         for &i in batch {
             let target = &targets[i];
             eprintln!("bench: {count} held connections: {}", target.name);
-            let pids = target.pids();
-            let before = process::pss(&pids);
             let streams = target.visitor.hold(count, Duration::from_secs(40));
             target.quiesce();
-            holding.push((i, before, streams));
+            holding.push((i, streams));
         }
         std::thread::sleep(SETTLE);
-        for (i, before, streams) in &holding {
+        for (i, streams) in &holding {
             let (target, row) = (&targets[*i], &mut rows[*i]);
             let there = target.visitor.ask().map_or(0, |(_, held)| held as usize);
             if streams.len() < count || there < count {
@@ -231,6 +238,8 @@ fn held(targets: &[Target], rows: &mut [Row], count: usize) {
             // As many as really are there.
             let n = streams.len().min(there);
             let pids = target.pids();
+            // What a smaller number has left behind counts again, since it is used again.
+            let before = row.samples["pss_after_load"][0] * 1024.0;
             let each = (process::pss(&pids) - before) / n as f64;
             row.add(
                 format!("held_{count}_kib_each"),
@@ -239,7 +248,7 @@ fn held(targets: &[Target], rows: &mut [Row], count: usize) {
             row.add(format!("held_{count}_threads"), process::threads(&pids));
             row.add(format!("held_{count}_open"), n as f64);
         }
-        for (i, _, streams) in holding {
+        for (i, streams) in holding {
             drop(streams);
             std::thread::sleep(Duration::from_millis(200));
             if let Err(e) = targets[i].visitor.release() {

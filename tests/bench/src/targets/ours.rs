@@ -9,6 +9,8 @@ use crate::process::Program;
 
 /// Enough for the largest number of held connections.
 const PAIRS: usize = 16_000;
+/// Descriptors kept for those count against the pairs; the visitors here are far fewer than the default.
+const PENDING: usize = 256;
 
 fn version(options: &Options) -> String {
     said_version(&options.bin_dir.join("minitcptunnel-server"), "--version")
@@ -58,7 +60,7 @@ pub(crate) fn start(setup: &Setup<'_>) -> io::Result<(Vec<Program>, String)> {
   "bind": "127.0.0.1",
   "identity_key_file": "{}",
   "allowed_clients_file": "{allowed}",
-  "limits": {{ "pairs": {PAIRS} }}
+  "limits": {{ "pairs": {PAIRS}, "pending_handshakes": {PENDING} }}
 }}
 "#,
             setup.path("server_identity_key.hex"),
