@@ -4,12 +4,16 @@
 mod cuts;
 /// The inputs that fuzzing starts from, without fuzzing.
 mod fuzz_corpus;
-/// What strangers can try before they are anybody, and clients with a key who break the rules.
+/// Clients with a key who want more than their share, and visitors who come in crowds.
+mod greedy;
+/// What strangers can try before they are anybody.
 mod hostile;
 /// The programs as a person or a service manager meets them: arguments, files, signals, exit codes, log texts.
 mod programs;
 /// Many connections that do little: visitors that never read, connections that rest.
 mod readers;
+/// Faults that were found, and must not come back.
+mod regressions;
 /// The reverse tunnel with services of this process: every shape of traffic, every way a connection ends.
 mod reverse;
 /// The reverse tunnel with other people's programs at both ends.

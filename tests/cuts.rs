@@ -131,9 +131,12 @@ fn a_black_hole_is_noticed_in_time_and_the_session_taken_over() {
             taken < Duration::from_secs(1),
             "{way:?}: taken over after {taken:?}"
         );
+        // Taken over, unless the news that the old link has gone came through first.
+        let taken_over = wired.server.log.count(0, "takes over from session=1");
+        let gone = wired.server.log.count(0, "Session ended: session=1 ");
         assert_eq!(
-            wired.server.log.count(0, "takes over from session=1"),
-            1 - told,
+            (taken_over.max(gone), taken_over.min(told)),
+            (1, 0),
             "{way:?}"
         );
         wired.works();
@@ -197,7 +200,8 @@ fn visitors_who_wait_during_a_takeover_are_served_by_the_new_session() {
     let mut visitor = wired.visit();
     visitor.write_all(b"ping").expect("write");
     wired.server.log.wait("New public connection*", PATIENCE);
-    wired.client.log.wait("Disconnected from ", PATIENCE);
+    // Its end has gone into the hole as well once the next attempt has failed.
+    wired.client.log.wait("No session with ", PATIENCE);
     wired.cutter.set(Mode::Pass);
     let mut back = [0; 4];
     visitor.read_exact(&mut back).expect("announced again");
@@ -283,6 +287,8 @@ fn the_same_identity_takes_over_and_the_old_client_does_not_fight() {
     first
         .log
         .wait("another machine use the same configuration", PATIENCE);
+    // Time enough to come back for somebody who would.
+    pass(Duration::from_millis(1200));
     let mut visitor = connect((Ipv4Addr::LOCALHOST, port));
     assert_eq!(read_end(&mut visitor), (b"second".to_vec(), End::Clean));
     assert_eq!(server.log.count(0, "takes over"), 1);
@@ -377,7 +383,15 @@ fn delay_and_dribble_change_nothing_but_time() {
 fn one_flipped_bit_ends_a_data_channel_and_never_passes() {
     let n = 200_000;
     for way in [Way::ToServer, Way::ToClient] {
-        let wired = Wired::plain();
+        // Where a length now promises more, only a deadline ends the wait.
+        let wired = Wired::start(
+            |server| {
+                server
+                    .set("timeouts.pairing", 1)
+                    .set("timeouts.first_frame", 1)
+            },
+            |client| client,
+        );
         let mut cut = 0;
         // In the hello, in the first frames' lengths and bodies, deep in the stream.
         let places = [
@@ -513,7 +527,8 @@ fn a_killed_client_is_noticed_and_the_next_one_served() {
 
 /// What both programs hold, once they have come to rest.
 fn at_rest(wired: &Wired) -> (Usage, Usage) {
-    let calm = Duration::from_millis(500);
+    // Longer than a worker waits for more work before it ends (5 s).
+    let calm = Duration::from_millis(5500);
     let still = || {
         let (s, c) = (wired.server.usage(), wired.client.usage());
         (s.threads, s.fds, c.threads, c.fds)

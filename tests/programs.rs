@@ -580,8 +580,9 @@ fn a_blocked_or_closed_stdout_does_not_stop_traffic() {
         }
         let connected = || std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, public)).ok();
         drop(eventually(PATIENCE, "the tunnel", connected));
-        // At --debug each of these is several lines: far more than the 64 KiB a pipe holds.
-        for n in 0..400 {
+        // At --debug each of these is a dozen lines: far more than the 64 KiB a pipe holds, and with 8 times
+        // 400 of them more than the 2 MiB that may wait for it.
+        let visit = |n: u64| {
             let mut visitor = connect((Ipv4Addr::LOCALHOST, public));
             send(&mut visitor, n, 1000).expect("send");
             visitor.shutdown(std::net::Shutdown::Write).expect("end");
@@ -589,7 +590,13 @@ fn a_blocked_or_closed_stdout_does_not_stop_traffic() {
                 .expect(&mut visitor, 1000)
                 .unwrap_or_else(|e| panic!("visitor {n}: {e}"));
             assert_eq!(read_end(&mut visitor), (vec![], End::Clean));
-        }
+        };
+        let crowd = if blocked { 8 } else { 1 };
+        std::thread::scope(|scope| {
+            for of in 0..crowd {
+                scope.spawn(move || (0..400).for_each(|n| visit(of * 400 + n)));
+            }
+        });
         // And they still end when asked to.
         for (mut child, stdout) in running.into_iter().rev() {
             let pid = child.0.id();
@@ -741,7 +748,7 @@ fn what_comes_from_the_network_is_escaped() {
     // Our own client does not even start with such a name.
     let mut peer = Peer::control(&world, &world.client_key, server.address());
     peer.open_tunnel("a\n2026-01-01T00:00:00.000Z ERROR server: forged\x1b[31m\u{202e}");
-    server.log.wait("Tunnel opened: a", PATIENCE);
+    server.log.wait("Tunnel opened: \"a\\n2026", PATIENCE);
     for line in server.log.lines() {
         assert!(well_formed(&line), "{line:?}");
         assert!(

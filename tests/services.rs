@@ -49,9 +49,10 @@ fn nginx(dir: &TempDir) -> (Program, u16) {
     let root = dir.join("root");
     fs::create_dir_all(&root).expect("mkdir");
     let at = |name: &str| dir.join(name).display().to_string();
-    // As root nginx would give its workers to a user who cannot look into the folder.
+    // One process, which ends with the test: a killed master would leave its workers behind. And as root
+    // it would give its files to a user who cannot look into the folder.
     let config = format!(
-        "user root; daemon off; pid {}; error_log {} warn;\n\
+        "user root; daemon off; master_process off; pid {}; error_log {} warn;\n\
          events {{ worker_connections 1024; }}\n\
          http {{ access_log off; client_body_temp_path {}; proxy_temp_path {}; fastcgi_temp_path {}; \
          uwsgi_temp_path {}; scgi_temp_path {};\n\

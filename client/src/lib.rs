@@ -197,7 +197,9 @@ impl Handle {
         if !self.pool.drain(until) {
             let cut = self.pool.abort_all();
             self.pool.drain(Instant::now() + AFTER_ABORT);
-            log::info!("Cut {cut} connections that were still running");
+            if cut > 0 {
+                log::info!("Cut {cut} connections that were still running");
+            }
         }
         let end = self.snapshot();
         log::info!(

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use minitcptunnel_common::dial;
 use minitcptunnel_common::id::TunnelId;
-use minitcptunnel_common::metrics::{Refusals, TrafficSnapshot};
+use minitcptunnel_common::metrics::{Refusal, Refusals, TrafficSnapshot};
 
 use crate::reverse::tunnels::{Target, TunnelState};
 
@@ -98,6 +98,8 @@ pub struct Snapshot {
     pub totals: TrafficSnapshot,
     /// Connections refused.
     pub refused: u64,
+    /// The same by reason, those that occurred.
+    pub refusals: Vec<(Refusal, u64)>,
 }
 
 impl Snapshot {
@@ -246,6 +248,7 @@ impl StateStore {
             totals: sum(tunnels.iter().map(|tunnel| tunnel.traffic)),
             tunnels,
             refused: self.refusals.total(),
+            refusals: self.refusals.by_reason(),
         }
     }
 }

@@ -41,7 +41,8 @@ pub const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
 /// Time between probes without an answer. Performance.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Unanswered probes that end a connection: a dead peer is noticed after 30 + 3 x 10 s. Performance.
+/// Unanswered probes that end a connection: a dead peer is noticed after 30 + 3 x 10 s of silence. While
+/// sent data is unacknowledged the system's own retransmission rules instead (minutes). Performance.
 pub const KEEPALIVE_RETRIES: u32 = 3;
 
 /// The stack of a resolver thread. getaddrinfo and its plug-ins (nss, mDNS) want more than our own code does.

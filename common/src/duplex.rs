@@ -41,6 +41,12 @@ pub const REST_AFTER: Duration = Duration::from_millis(100);
 /// blocked write without also announcing an orderly end to the peer, so it has to look.
 const WRITE_SLICE: Duration = Duration::from_millis(250);
 
+/// Performance: how much a socket holds that its network cannot take yet, in bytes. Linux grows a send buffer to
+/// 4 MiB, and all connections of a machine share one store for them: some hundred visitors that never read would
+/// empty it and slow everybody else to a crawl.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const UNSENT: u32 = 256 * 1024;
+
 /// Performance: what a plain source reads at once when it has to lend its own buffer, in bytes.
 const LEND: usize = 64 * 1024;
 
@@ -142,6 +148,9 @@ impl Socket {
         // Windows calls a socket whose send timed out indeterminate, so there only abort wakes it.
         #[cfg(unix)]
         stream.set_write_timeout(Some(WRITE_SLICE))?;
+        // Where it is not to be had, the kernel's own bounds hold.
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
         #[cfg(not(unix))]
         let _ = WRITE_SLICE;
         Ok(Arc::new(Self {
@@ -241,7 +250,9 @@ impl Abortable for Socket {
         let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         // Wakes a blocked read. Only the reading side: shutting the writing side would send a FIN.
         let _ = self.stream.shutdown(Shutdown::Read);
-        #[cfg(windows)]
+        // Where a write has no timeout nothing else wakes it. The far application may see an end before
+        // the reset there.
+        #[cfg(not(unix))]
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 }
@@ -256,10 +267,7 @@ where
 }
 
 /// Takes [`reset`] back: the connection will end in the ordinary way.
-pub fn no_reset<'s, S>(stream: &'s S)
-where
-    SockRef<'s>: From<&'s S>,
-{
+fn no_reset(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(None);
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Slots<T>    what a mio token stands for; tokens are not reused while an event may be pending
-//! Deadlines   (when, what) in order of time; cancelled entries are the caller's to recognise
+//! Deadlines   (when, what) in order of time; each can be cancelled by its key
 //! Inbox<T>    how other threads reach a loop: a queue and a waker
 //! ```
 
@@ -17,6 +17,7 @@ use mio::{Poll, Token, Waker};
 /// What tokens stand for. Every insertion gets a fresh token, so that an event for something
 /// that is gone can never be taken for its successor.
 pub struct Slots<T> {
+    first: usize,
     next: usize,
     map: HashMap<Token, T>,
 }
@@ -25,6 +26,7 @@ impl<T> Slots<T> {
     /// An empty table whose first token is `first`; below it are the caller's fixed tokens.
     pub fn new(first: usize) -> Self {
         Self {
+            first,
             next: first,
             map: HashMap::new(),
         }
@@ -38,10 +40,15 @@ impl<T> Slots<T> {
     /// Adds an entry.
     pub fn insert(&mut self, value: T) -> Token {
         let token = Token(self.next);
-        // 64 bits outlast the machine; on 32 bits the loop would need 4 thousand million entries.
-        self.next += 1;
         self.map.insert(token, value);
-        token
+        // 64 bits outlast the machine. On 32 bits the count comes round within months, and then passes
+        // over the caller's fixed tokens and what is still there.
+        loop {
+            self.next = self.next.checked_add(1).unwrap_or(self.first);
+            if !self.map.contains_key(&Token(self.next)) {
+                return token;
+            }
+        }
     }
 
     /// The entry of a token, if it still exists.
@@ -56,7 +63,6 @@ impl<T> Slots<T> {
 
     /// Puts an entry back under the token it had, as when it has become something else.
     pub fn put_back(&mut self, token: Token, value: T) {
-        debug_assert!(token.0 < self.next, "only tokens that insert has given out");
         self.map.insert(token, value);
     }
 

@@ -31,8 +31,14 @@ impl TunnelId {
 }
 
 impl fmt::Display for TunnelId {
+    /// As it is when it is a plain word, quoted otherwise: in a log line it must not pass for more.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        let plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if !self.0.is_empty() && self.0.chars().all(plain) {
+            f.write_str(&self.0)
+        } else {
+            write!(f, "{:?}", &self.0)
+        }
     }
 }
 
@@ -106,6 +112,16 @@ mod tests {
         assert!(ConnId::new("").is_none());
         assert!(ConnId::new(&"x".repeat(64)).is_some());
         assert!(ConnId::new(&"x".repeat(65)).is_none());
+    }
+
+    #[test]
+    fn odd_tunnel_ids_are_quoted() {
+        let shown = |text| TunnelId::new(text).unwrap().to_string();
+        assert_eq!(shown("web-server_2.a"), "web-server_2.a");
+        assert_eq!(shown("웹"), "웹");
+        assert_eq!(shown(""), "\"\"");
+        assert_eq!(shown("a port=1"), "\"a port=1\"");
+        assert_eq!(shown("a\n"), "\"a\\n\"");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Counters: what passed, what lives, what was refused and why.
 //!
 //! ```text
-//! relay ── add bytes ──> Traffic (per tunnel) ──┐
-//! loop  ── refuse ─────> Refusals             ──┴─> snapshots for logs, status, GUI
+//! relay ── add bytes ──> Traffic  ─┐
+//! loop  ── refuse ─────> Refusals ─┴─ Metrics: tunnel ─> session ─> program
 //! ```
 //!
 //! Counters are relaxed atomics: each is exact, a snapshot across several is not one instant.
@@ -177,6 +177,12 @@ impl Refusals {
         self.counts[reason as usize].load(Ordering::Relaxed)
     }
 
+    /// The reasons that occurred, and how often.
+    pub fn by_reason(&self) -> Vec<(Refusal, u64)> {
+        let counted = Refusal::ALL.map(|reason| (reason, self.of(reason)));
+        counted.into_iter().filter(|(_, n)| *n > 0).collect()
+    }
+
     /// How many in all.
     pub fn total(&self) -> u64 {
         Refusal::ALL.iter().map(|&reason| self.of(reason)).sum()
@@ -187,13 +193,36 @@ impl fmt::Display for Refusals {
     /// `refused=N`, and the reasons that occurred.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "refused={}", self.total())?;
-        for reason in Refusal::ALL {
-            let n = self.of(reason);
-            if n > 0 {
-                write!(f, " {}={n}", reason.name())?;
-            }
+        for (reason, n) in self.by_reason() {
+            write!(f, " {}={n}", reason.name())?;
         }
         Ok(())
+    }
+}
+
+/// What one tunnel, one session or a whole program counts. Cheap to clone: clones count together.
+#[derive(Clone, Default, Debug)]
+pub struct Metrics {
+    /// Bytes and connections.
+    pub traffic: Arc<Traffic>,
+    /// Connections that were refused.
+    pub refusals: Arc<Refusals>,
+}
+
+impl Metrics {
+    /// Fresh counters that also count into these.
+    #[must_use]
+    pub fn part(&self) -> Self {
+        Self {
+            traffic: Arc::new(Traffic::part_of(self.traffic.clone())),
+            refusals: Arc::new(Refusals::part_of(self.refusals.clone())),
+        }
+    }
+}
+
+impl fmt::Display for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.traffic.snapshot(), self.refusals)
     }
 }
 

@@ -26,6 +26,12 @@ pub fn raise_open_files() -> Option<u64> {
     None
 }
 
+/// Whether the process or the system has no descriptor left.
+pub fn is_out_of_descriptors(error: &std::io::Error) -> bool {
+    // EMFILE 24 and ENFILE 23 on every Unix; WSAEMFILE 10024 on Windows.
+    matches!(error.raw_os_error(), Some(23 | 24 | 10024))
+}
+
 #[cfg(test)]
 mod tests {
     #[cfg(unix)]

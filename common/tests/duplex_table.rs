@@ -67,6 +67,8 @@ impl Over {
 enum Load {
     /// Few at a time.
     Heavy,
+    /// Holds a bound in time: not beside too many others.
+    Timed,
     Light,
 }
 
@@ -75,7 +77,7 @@ type Row = (&'static str, Over, Load, fn(Kind));
 // One line each.
 #[rustfmt::skip]
 const TABLE: &[Row] = {
-    use Load::{Heavy, Light};
+    use Load::{Heavy, Light, Timed};
     use Over::{All, Chains, Direct, LegacyChain, Sealed, SealedChain, SealedDirect, TellsEnds};
     &[
         // The longest first, so that they wait beside each other.
@@ -109,11 +111,11 @@ const TABLE: &[Row] = {
         ("reset told to the sink", Direct, Light, cuts::reset_told_to_the_sink),
         #[cfg(target_os = "linux")]
         ("timed out", Direct, Light, cuts::timed_out),
-        ("abort while reading", All, Light, aborts::while_reading),
-        ("abort while writing", All, Light, aborts::while_writing),
-        ("abort while resting", All, Light, aborts::while_resting),
-        ("abort by many while reading", All, Light, aborts::by_many_while_reading),
-        ("abort by many while writing", All, Light, aborts::by_many_while_writing),
+        ("abort while reading", All, Timed, aborts::while_reading),
+        ("abort while writing", All, Timed, aborts::while_writing),
+        ("abort while resting", All, Timed, aborts::while_resting),
+        ("abort by many while reading", All, Timed, aborts::by_many_while_reading),
+        ("abort by many while writing", All, Timed, aborts::by_many_while_writing),
         ("finish under the mark", Direct, Light, aborts::finish_under_the_mark),
         ("wrong type", Sealed, Light, hostile::wrong_type),
         ("CloseTunnel", Sealed, Light, hostile::close_tunnel),
@@ -125,8 +127,8 @@ const TABLE: &[Row] = {
         ("odd but legal", Sealed, Light, hostile::odd_but_legal),
         ("left over", SealedDirect, Light, hostile::left_over),
         ("no rest within a frame", SealedDirect, Light, hostile::no_rest_within_a_frame),
-        ("blocked writers", Chains, Heavy, pools::blocked_writers),
-        ("abort all", Chains, Heavy, pools::abort_all),
+        ("blocked writers", Chains, Timed, pools::blocked_writers),
+        ("abort all", Chains, Timed, pools::abort_all),
         ("start when closed", Chains, Light, pools::start_when_closed),
         ("no job is lost", SealedChain, Light, pools::no_job_is_lost),
     ]
@@ -143,7 +145,7 @@ fn the_table_holds_for_every_kind() {
     let ran = AtomicUsize::new(0);
     let failures = Mutex::new(Vec::new());
     let watched = watch();
-    for (load, threads) in [(Load::Light, 24), (Load::Heavy, 3)] {
+    for (load, threads) in [(Load::Light, 24), (Load::Timed, 6), (Load::Heavy, 3)] {
         let mut cases: Vec<_> = TABLE
             .iter()
             .filter(|(_, _, of, _)| *of == load)

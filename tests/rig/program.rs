@@ -118,21 +118,27 @@ impl Program {
         crate::eventually(within, &format!("{name} to end"), || self.exited())
     }
 
+    /// A number of `/proc/PID/status`.
+    fn status(&self, name: &str) -> u64 {
+        fs::read_to_string(format!("/proc/{}/status", self.pid()))
+            .unwrap_or_else(|e| panic!("{} is gone: {e}", self.name))
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .and_then(|rest| rest.split_whitespace().next())
+            .and_then(|n| n.parse::<u64>().ok())
+            .unwrap_or_else(|| panic!("no {name} in the status of {}", self.name))
+    }
+
+    /// The most memory it ever had resident, in KiB.
+    pub fn peak_kib(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
     /// Memory, threads and descriptors by now.
     pub fn usage(&self) -> Usage {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))
-            .unwrap_or_else(|e| panic!("{} is gone: {e}", self.name));
-        let field = |name: &str| {
-            status
-                .lines()
-                .find_map(|line| line.strip_prefix(name))
-                .and_then(|rest| rest.split_whitespace().next())
-                .and_then(|n| n.parse::<u64>().ok())
-                .unwrap_or_else(|| panic!("no {name} in the status of {}", self.name))
-        };
         Usage {
-            rss_kib: field("VmRSS:"),
-            threads: field("Threads:") as usize,
+            rss_kib: self.status("VmRSS:"),
+            threads: self.status("Threads:") as usize,
             fds: fs::read_dir(format!("/proc/{}/fd", self.pid()))
                 .unwrap_or_else(|e| panic!("{} is gone: {e}", self.name))
                 .count(),
@@ -182,7 +188,8 @@ pub fn binary(name: &str) -> PathBuf {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     let dir = DIR.get_or_init(|| {
         if let Some(dir) = std::env::var_os("MTT_BIN_DIR") {
-            return PathBuf::from(dir);
+            // The programs are started in folders of their own.
+            return fs::canonicalize(dir).expect("MTT_BIN_DIR is a folder");
         }
         // target/PROFILE/deps/all-HASH -> target/PROFILE
         let test = std::env::current_exe().expect("own path");

@@ -332,6 +332,7 @@ impl Client {
 
     /// As [`port_of`](Self::port_of) from line `from` of the log on; where that line ends as well.
     pub fn port_from(&self, from: usize, tunnel: &str) -> (usize, u16) {
+        let tunnel = minitcptunnel_common::id::TunnelId::new(tunnel).expect("short");
         let text = format!("Tunnel {tunnel} is open on server port ");
         let (at, line) = self.program.log.wait_from(from, &text, PATIENCE);
         (at, number_after(&line, &text))

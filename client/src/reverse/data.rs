@@ -18,8 +18,12 @@ use minitcptunnel_common::wire::keys::SessionKey;
 use minitcptunnel_common::wire::message::Message;
 
 use super::Input;
-use super::server::{Channel, Server};
+use super::server::{Channel, Server, ServerError};
 use crate::local_proxy::FarEnd;
+
+/// Performance: how often a data channel is dialled that the server closes unheard. While our session lives it
+/// does so only because somebody crowds its door from our own address; the next attempt may get through.
+const ATTEMPTS: usize = 3;
 
 /// What the data channels of a session have in common.
 pub(crate) struct Link {
@@ -61,10 +65,19 @@ impl FarEnd for DataEnd {
     type Channel = Channel;
 
     fn dial(&self) -> Result<Channel, String> {
-        self.link
-            .server
-            .dial_address(self.link.address)
-            .map_err(|e| e.to_string())
+        let dial = || self.link.server.dial_address(self.link.address);
+        for _ in 1..ATTEMPTS {
+            match dial() {
+                Err(ServerError::Silent { .. }) => {}
+                other => return other.map_err(|e| e.to_string()),
+            }
+        }
+        dial().map_err(|e| match e {
+            ServerError::Silent { .. } => format!(
+                "the server closed {ATTEMPTS} data channels without an answer; it may be flooded with connections"
+            ),
+            e => e.to_string(),
+        })
     }
 
     fn join(&self, mut channel: Channel) -> io::Result<Duplex> {

@@ -26,6 +26,8 @@ const ROOM_MIN: usize = 4 * 1024;
 /// Performance: the least a source asks the socket for, in bytes, so that small frames come many to
 /// a read.
 const READ_MIN: usize = 16 * 1024;
+/// Safety: the most that a source makes room for before the bytes are there; frames of ours fit.
+const READ_MAX: usize = 72 * 1024;
 /// Semantics (PROTOCOL.md 9): how long the other direction must be silent before an original is
 /// told that ours has ended.
 const ORIGINAL_SILENCE: Duration = Duration::from_secs(5);
@@ -191,6 +193,9 @@ impl SealedSource {
         // is left over to be moved to the front.
         let frame = frame::frame_len(&self.buffer[..pending], CIPHERTEXT_MAX).map_err(damage)?;
         let wanted = frame.map_or(READ_MIN, |len| (len + 2 * LEN_LEN).max(READ_MIN));
+        // A length alone claims no more than our own largest frame; room for more has to be earned by
+        // bytes that have come.
+        let wanted = wanted.min((2 * pending).max(READ_MAX));
         if self.buffer.len() < wanted {
             self.buffer.resize(wanted, 0);
         }

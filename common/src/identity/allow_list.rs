@@ -2,6 +2,7 @@
 
 use super::{PublicKey, PublicKeyError};
 use crate::files::{self, Access, ReadError, WriteError};
+use crate::resources;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::{error, fmt};
@@ -35,7 +36,7 @@ pub struct Entry {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AllowList {
     entries: Vec<Entry>,
-    by_key: HashMap<PublicKey, usize>,
+    by_bytes: HashMap<[u8; 32], usize>,
     /// Harmless oddities, such as a key that stands there twice.
     pub warnings: Vec<String>,
 }
@@ -65,7 +66,7 @@ impl AllowList {
     }
 
     fn add(&mut self, entry: Entry) {
-        if let Some(&first) = self.by_key.get(&entry.key) {
+        if let Some(&first) = self.by_bytes.get(entry.key.as_bytes()) {
             self.warnings.push(format!(
                 "line {}: the key {} stands on line {} already; this line is ignored",
                 entry.line,
@@ -74,13 +75,19 @@ impl AllowList {
             ));
             return;
         }
-        self.by_key.insert(entry.key, self.entries.len());
+        self.by_bytes
+            .insert(*entry.key.as_bytes(), self.entries.len());
         self.entries.push(entry);
     }
 
     /// The entry of a key, if it is admitted.
     pub fn find(&self, key: &PublicKey) -> Option<&Entry> {
-        self.by_key.get(key).map(|&index| &self.entries[index])
+        self.find_bytes(key.as_bytes())
+    }
+
+    /// The entry of a key as it stands in a hello; cheaper than to check first that it is a key.
+    pub fn find_bytes(&self, key: &[u8; 32]) -> Option<&Entry> {
+        self.by_bytes.get(key).map(|&index| &self.entries[index])
     }
 
     /// Everybody, in the order of the file.
@@ -273,7 +280,7 @@ impl AllowListFile {
         &self.path
     }
 
-    /// Looks at the file again; call it every second or so.
+    /// Looks at the file again; looks that follow each other should be about a second apart.
     ///
     /// A change comes into force when two looks in a row see the same new content. Editors that
     /// empty a file before they write it would otherwise revoke everybody for a moment, and
@@ -284,8 +291,11 @@ impl AllowListFile {
                 self.seen = None;
                 return Reload::Unchanged;
             }
-            Ok(content) => Ok(content),
-            Err(e) => Err(e),
+            // We have no descriptor left: that says nothing about the file.
+            Err(ReadError::Io(_, e)) if resources::is_out_of_descriptors(&e) => {
+                return Reload::Unchanged;
+            }
+            other => other,
         };
         let sight = now
             .as_ref()

@@ -154,6 +154,16 @@ impl Pool {
         self.0.lock().pairs
     }
 
+    /// How many pairs may be alive.
+    pub fn max_pairs(&self) -> usize {
+        self.0.max_pairs
+    }
+
+    /// Whether one more pair would be refused.
+    pub fn is_full(&self) -> bool {
+        self.live() >= self.0.max_pairs
+    }
+
     /// Worker threads now, busy or waiting.
     pub fn workers(&self) -> usize {
         self.0.lock().workers

@@ -76,7 +76,6 @@ impl Rester {
 
     /// Keeps `pump` until `socket` is readable. Gives it back when the poller does not take it.
     pub(super) fn rest(&self, pump: Pump, socket: Arc<Socket>) -> Result<(), Pump> {
-        let id = self.table.next.fetch_add(1, Ordering::Relaxed);
         let watch = match Watch::new(socket) {
             Ok(watch) => watch,
             Err(_) => return Err(pump),
@@ -86,6 +85,13 @@ impl Rester {
         if self.table.stopped.load(Ordering::Acquire) {
             return Err(pump);
         }
+        // On 32 bits the count comes round within months: an id that is taken, or the waker's, is passed over.
+        let id = loop {
+            let id = self.table.next.fetch_add(1, Ordering::Relaxed);
+            if id != WAKER.0 && !table.contains_key(&id) {
+                break id;
+            }
+        };
         let resting = table
             .entry(id)
             .insert_entry(Resting { pump, watch })

@@ -178,7 +178,7 @@ pub(crate) fn application_resets(kind: Kind) {
             let reader = s.spawn(|| right.reader.drain(&mut Content::new(1)));
             let bytes = Content::new(1).take(100_000);
             io::Write::write_all(&mut writer, &bytes).unwrap();
-            let enough = 20_000 * (round + 1);
+            let enough = 5000 * (round + 1);
             eventually("both directions run", || {
                 let counted = chain.traffic[0].snapshot();
                 counted.to_service > 0 && counted.from_service > enough

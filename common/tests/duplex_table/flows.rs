@@ -169,11 +169,15 @@ pub(crate) fn data_at_rest(kind: Kind) {
     let [mut there, mut there_seen, mut back, mut back_seen] = path.greet();
     for n in [1, 100, 100_000] {
         path.rest();
-        path.right.say(&mut back, n);
-        path.left.hear(&mut back_seen, n);
+        thread::scope(|s| {
+            s.spawn(|| path.right.say(&mut back, n));
+            path.left.hear(&mut back_seen, n);
+        });
         path.rest();
-        path.left.say(&mut there, n);
-        path.right.hear(&mut there_seen, n);
+        thread::scope(|s| {
+            s.spawn(|| path.left.say(&mut there, n));
+            path.right.hear(&mut there_seen, n);
+        });
     }
     path.rest();
     let moved = [there.offset, back.offset];
@@ -187,7 +191,7 @@ pub(crate) fn data_at_rest(kind: Kind) {
 /// The end of a request must not overtake a reply that a slow reader has yet to take: an original
 /// would cut it.
 pub(crate) fn slow_reader_of_an_original(kind: Kind) {
-    const N: u64 = 192 * 1024 * 1024;
+    const N: u64 = 24 * 1024 * 1024;
     let path = Path::new(kind);
     let Path {
         mut left,

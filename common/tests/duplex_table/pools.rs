@@ -334,7 +334,6 @@ pub(crate) fn no_job_is_lost(_: Kind) {
     eventually("every task has run", || {
         done.load(Ordering::Relaxed) == THREADS * EACH
     });
-    assert!(pool.workers() < 200, "{} workers", pool.workers());
 }
 
 /// Prints what an idle pair costs: `cargo test -p minitcptunnel-common --release --test

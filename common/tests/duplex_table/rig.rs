@@ -38,13 +38,20 @@ pub(crate) fn stands_still(what: &str, mut counter: impl FnMut() -> u64) {
     });
 }
 
+/// What a socket may hold, in bytes. Left to themselves the kernel's buffers grow to several MiB
+/// each, and the rows that fill hundreds would put the whole machine short of TCP memory.
+const SOCKET_BUFFER: usize = 128 * 1024;
+
 /// Two ends of a TCP connection over loopback.
 pub(crate) fn link() -> (TcpStream, TcpStream) {
     let made = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| {
         let one = TcpStream::connect(listener.local_addr()?)?;
         let (two, _) = listener.accept()?;
-        one.set_nodelay(true)?;
-        two.set_nodelay(true)?;
+        for end in [&one, &two] {
+            end.set_nodelay(true)?;
+            SockRef::from(end).set_recv_buffer_size(SOCKET_BUFFER)?;
+            SockRef::from(end).set_send_buffer_size(SOCKET_BUFFER)?;
+        }
         Ok((one, two))
     });
     made.expect("a loopback connection; the table needs about 4,000 descriptors (ulimit -n)")
@@ -190,6 +197,8 @@ struct Shared {
     lanes: [Lane; 2],
     ends: Mutex<Option<Ends>>,
     is_cut: AtomicBool,
+    /// Ends that have got their FIN.
+    finished: [AtomicBool; 2],
     /// Lanes that have ended.
     over: AtomicU64,
 }
@@ -213,6 +222,7 @@ impl Wire {
             lanes: [lane(there), lane(back)],
             ends: Mutex::new(Some(ends.clone())),
             is_cut: AtomicBool::new(false),
+            finished: [AtomicBool::new(false), AtomicBool::new(false)],
             over: AtomicU64::new(0),
         });
         for lane in 0..2 {
@@ -274,6 +284,7 @@ impl Shared {
             Ok(()) if self.is_cut.load(Ordering::Acquire) => {}
             // A half end is passed on as such.
             Ok(()) => {
+                self.finished[1 - lane].store(true, Ordering::Release);
                 let _ = to.shutdown(Shutdown::Write);
             }
             Err(_) => self.cut(Cut::Reset),
@@ -290,7 +301,13 @@ impl Shared {
         loop {
             let n = from.read(&mut buffer)?;
             if n == 0 {
-                return Ok(());
+                // The other lane may have been told of a reset in our place.
+                let gone = from.peer_addr().is_err();
+                return if gone && !self.finished[lane].load(Ordering::Acquire) {
+                    Err(io::ErrorKind::ConnectionReset.into())
+                } else {
+                    Ok(())
+                };
             }
             let plan = *self.lanes[lane].plan.lock().unwrap();
             let Some((at, trick)) = plan.trick else {

@@ -8,24 +8,22 @@
 //! ```
 
 use std::io::{self, Read};
-use std::sync::Arc;
 use std::time::Duration;
 
-use log::Level;
 use minitcptunnel_common::dial::set_keepalive;
 use minitcptunnel_common::id::{SessionId, TunnelId};
-use minitcptunnel_common::identity::PublicKey;
-use minitcptunnel_common::metrics::{Refusals, Traffic};
 use minitcptunnel_common::wire::CONTROL_FRAME_MAX;
 use minitcptunnel_common::wire::capabilities::Capabilities;
 use minitcptunnel_common::wire::keys::SessionKey;
 use minitcptunnel_common::wire::message::{Malformed, Message, Reason, Status};
 use mio::net::TcpStream;
 use mio::{Interest, Token};
+use zeroize::Zeroize;
 
-use super::event_loop::{Entry, EventLoop, Strange, Timer};
+use super::event_loop::{Entry, EventLoop, Timer};
 use super::knock::Fresh;
 use super::sessions::{Parting, Session};
+use super::strange::Strange;
 
 /// Safety: what may wait to be written to a client, in bytes. A client that reads nothing while this
 /// fills is as good as gone.
@@ -47,6 +45,7 @@ impl EventLoop {
         let Some(Entry::Fresh(fresh)) = self.slots.remove(token) else {
             return;
         };
+        self.gate.leave(token);
         self.deadlines.cancel(fresh.deadline);
         self.sessions.fresh_left(&fresh.identity, token);
         let old = self.sessions.of_identity(&fresh.identity);
@@ -58,7 +57,12 @@ impl EventLoop {
             log::error!("the system gave no random bytes: nobody can connect until it does");
             return;
         }
-        let Some(session) = self.new_session(token, *fresh, SessionKey::new(random)) else {
+        let key = SessionKey::new(random);
+        random.zeroize();
+        let auth_ok = Message::AuthOk {
+            session_key: *key.as_bytes(),
+        };
+        let Some(mut session) = self.new_session(token, *fresh, key) else {
             return;
         };
         let (id, name, address) = (session.id, session.name.clone(), session.address);
@@ -70,23 +74,18 @@ impl EventLoop {
                 "replaced by a newer session of the same client",
             );
             log::info!("session={id} takes over from session={old}: tunnels={inherited}");
-            self.deadlines
-                .add(self.now + INHERITED, Timer::Inherited(id));
+            let due = self.now + INHERITED;
+            session.inherited = Some(self.deadlines.add(due, Timer::Inherited(id)));
         }
         log::info!("Client connected: session={id} client={name} address={address}");
         self.sessions.add(session);
-        self.deadlines.add(
-            self.now + self.config.timeouts.session_silence,
-            Timer::Silence(id),
-        );
         self.slots.put_back(token, Entry::Session(id));
-        self.send(
-            id,
-            &Message::AuthOk {
-                session_key: random,
-            },
-        );
-        self.handle(id, first);
+        self.watch_allow_list();
+        self.send(id, &auth_ok);
+        // Each step may have ended the session: a peer that is gone must leave nothing behind.
+        if self.sessions.of(id).is_some() {
+            self.handle(id, first);
+        }
         // More frames may have come with the first; their event is long past.
         self.session_readable(id);
     }
@@ -109,8 +108,13 @@ impl EventLoop {
             return None;
         }
         frames.set_max(CONTROL_FRAME_MAX);
+        let id = self.sessions.next_id();
+        let silence = self.deadlines.add(
+            self.now + self.config.timeouts.session_silence,
+            Timer::Silence(id),
+        );
         Some(Session {
-            id: self.sessions.next_id(),
+            id,
             token,
             stream,
             sealer,
@@ -124,20 +128,20 @@ impl EventLoop {
             key,
             started: self.now,
             last_seen: self.now,
-            traffic: Arc::new(Traffic::part_of(self.traffic.clone())),
-            refusals: Arc::new(Refusals::part_of(self.refusals.clone())),
+            metrics: self.metrics.part(),
+            silence,
+            inherited: None,
         })
     }
 
     fn client_name(&self, identity: &[u8; 32]) -> String {
-        let Ok(key) = PublicKey::from_bytes(identity) else {
-            return "?".to_owned();
-        };
-        self.allow
-            .list()
-            .find(&key)
-            .and_then(|entry| entry.name.clone())
-            .map_or_else(|| key.short(), |name| format!("{name:?}"))
+        match self.allow.list().find_bytes(identity) {
+            Some(entry) => match &entry.name {
+                Some(name) => format!("{name:?}"),
+                None => entry.key.short(),
+            },
+            None => "unlisted".to_owned(),
+        }
     }
 
     /// Another client holds the slot.
@@ -145,8 +149,7 @@ impl EventLoop {
         let (name, address) = (self.client_name(&fresh.identity), fresh.address);
         let max = self.config.max_clients;
         self.strange(
-            Level::Warn,
-            Strange::SlotTaken,
+                Strange::SlotTaken,
             format_args!(
                 "Another control session is active. Connection ignored. client={name} address={address} (max_clients is {max})"
             ),
@@ -201,14 +204,17 @@ impl EventLoop {
             return;
         };
         self.slots.remove(session.token);
+        self.deadlines.cancel(session.silence);
+        if let Some(inherited) = session.inherited {
+            self.deadlines.cancel(inherited);
+        }
         log::info!(
-            "Session ended: session={id} client={} uptime={:.0}s {} {} reason={why:?}",
+            "Session ended: session={id} client={} uptime={:.0}s {} reason={why:?}",
             session.name,
             self.now
                 .saturating_duration_since(session.started)
                 .as_secs_f64(),
-            session.traffic.snapshot(),
-            session.refusals,
+            session.metrics,
         );
         if let Some((reason, text)) = goodbye.filter(|_| session.capabilities().reason) {
             session.queue(&Message::Error {
@@ -275,7 +281,8 @@ impl EventLoop {
             }
             if share == 0 {
                 let token = session.token;
-                return self.more.push(token);
+                self.more.insert(token);
+                return;
             }
             let wanted = session.frames.wanted().min(buffer.len()).min(share);
             match session.stream.read(&mut buffer[..wanted]) {
@@ -302,7 +309,7 @@ impl EventLoop {
             Ok(Message::RefuseConn { conn, reason }) => self.refused_by_client(id, &conn, &reason),
             Ok(Message::Heartbeat { payload }) => self.heartbeat(id, payload),
             Ok(Message::Empty) => self.end_session(id, None, "the client ended it"),
-            Ok(other) => log::debug!("session={id}: ignored {other:?}"),
+            Ok(_) => log::debug!("session={id}: ignored a message that means nothing here"),
             Err(Malformed(10)) => {
                 let answer = self
                     .sessions
@@ -354,7 +361,6 @@ impl EventLoop {
             }
         };
         self.send(id, &Message::Heartbeat { payload });
-        self.look_at_allow_list();
     }
 
     pub(super) fn silence_due(&mut self, id: SessionId) {
@@ -364,7 +370,7 @@ impl EventLoop {
         };
         let due = session.last_seen + limit;
         if due > self.now {
-            self.deadlines.add(due, Timer::Silence(id));
+            session.silence = self.deadlines.add(due, Timer::Silence(id));
             return;
         }
         let goodbye = (Reason::Silent, "nothing was heard for too long");

@@ -9,20 +9,21 @@
 //!
 //! Nothing here blocks: arithmetic goes to the verifier, bytes of pairs to the pool.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use log::Level;
 use minitcptunnel_common::evloop::{DeadlineKey, Deadlines, Slots};
 use minitcptunnel_common::id::{ConnId, SessionId};
-use minitcptunnel_common::identity::{AllowListFile, PublicKey, Reload};
+use minitcptunnel_common::identity::AllowListFile;
 use minitcptunnel_common::log::Quiet;
 use minitcptunnel_common::log_limited;
-use minitcptunnel_common::metrics::{Refusals, Traffic};
+use minitcptunnel_common::metrics::Metrics;
 use minitcptunnel_common::pool::Pool;
+use minitcptunnel_common::resources;
 use minitcptunnel_common::wire::message::Reason;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Poll, Token};
@@ -32,7 +33,9 @@ use super::knock::{Fresh, Knocking};
 use super::pairer::ConnectionPairer;
 use super::registry::TunnelRegistry;
 use super::sessions::{ControlSessionManager, Parting};
+use super::strange::Strange;
 use super::verifier::{Verified, Verifier};
+use super::within::Within;
 use crate::config::Config;
 
 pub(super) const INBOX: Token = Token(0);
@@ -43,8 +46,6 @@ const EVENTS: usize = 1024;
 pub(super) const ACCEPT_BATCH: usize = 128;
 /// Between two log lines of the same kind that strangers can cause.
 const QUIET: Duration = Duration::from_secs(10);
-/// How soon a changed allow list is looked at for the second time.
-const ALLOW_LIST_SETTLES: Duration = Duration::from_secs(1);
 /// Longest an accept error keeps a listener from accepting.
 pub(super) const COOL_DOWN: Duration = Duration::from_millis(500);
 
@@ -92,51 +93,6 @@ pub(super) enum Entry {
     Parting(Parting),
 }
 
-/// What strangers do, for counting and for quiet log lines.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Strange {
-    NotOurProtocol,
-    UnknownKey,
-    BadSignature,
-    Replay,
-    HelloDeadline,
-    FirstFrameDeadline,
-    FirstFrame,
-    Token,
-    Rate,
-    Crowd,
-    Overload,
-    NoDescriptors,
-    AcceptError,
-    Unclaimed,
-    SlotTaken,
-    Refused,
-}
-
-impl Strange {
-    /// In words, for the line that counts.
-    fn what(self) -> &'static str {
-        match self {
-            Self::NotOurProtocol => "not a MiniTCPTunnel client",
-            Self::UnknownKey => "Client identity not in whitelist",
-            Self::BadSignature => "Bad signature from client",
-            Self::Replay => "recorded hello sent again",
-            Self::HelloDeadline => "no complete hello in time",
-            Self::FirstFrameDeadline => "no first frame in time",
-            Self::FirstFrame => "wrong first frame",
-            Self::Token => "data channel without a waiting connection",
-            Self::Rate => "too many attempts per second",
-            Self::Crowd => "too many unfinished connections",
-            Self::Overload => "too many hellos at once",
-            Self::NoDescriptors => "out of file descriptors",
-            Self::AcceptError => "cannot accept a connection",
-            Self::Unclaimed => "external connection not served in time",
-            Self::SlotTaken => "Another control session is active",
-            Self::Refused => "external connection refused",
-        }
-    }
-}
-
 /// The loop's state. Handlers live in the files named at the head.
 pub(super) struct EventLoop {
     pub(super) poll: Poll,
@@ -152,13 +108,19 @@ pub(super) struct EventLoop {
     pub(super) registry: TunnelRegistry,
     pub(super) pairer: ConnectionPairer<super::visitors::Visitor>,
     pub(super) pool: Pool,
-    pub(super) traffic: Arc<Traffic>,
-    pub(super) refusals: Arc<Refusals>,
+    pub(super) metrics: Metrics,
     pub(super) quiet: Quiet<Strange>,
     /// What still had work when its share of this turn was used up.
-    pub(super) more: Vec<Token>,
+    pub(super) more: BTreeSet<Token>,
+    /// Listeners that may not accept until their timer.
+    cooling: BTreeSet<Token>,
+    pub(super) control_port: u16,
+    pub(super) max_idle_channels: usize,
     pub(super) now: Instant,
-    allow_list_due: bool,
+    /// The next look at the allow list that is arranged.
+    pub(super) allow_list_due: Option<DeadlineKey>,
+    /// No look before this, whoever asks.
+    pub(super) allow_list_rest: Instant,
     stopping: bool,
 }
 
@@ -170,17 +132,17 @@ pub(super) struct Parts {
     pub(super) inbox: Receiver<Event>,
     pub(super) verifier: Verifier,
     pub(super) pool: Pool,
-    pub(super) traffic: Arc<Traffic>,
-    pub(super) refusals: Arc<Refusals>,
+    pub(super) metrics: Metrics,
     pub(super) control: TcpListener,
-    pub(super) max_pending: usize,
+    pub(super) control_port: u16,
+    pub(super) limits: Within,
 }
 
 impl EventLoop {
     pub(super) fn new(parts: Parts) -> io::Result<Self> {
         let limits = &parts.config.limits;
         let gate = Gate::new(
-            parts.max_pending,
+            parts.limits.pending,
             limits.pending_handshakes_per_address,
             limits.handshakes_per_second_per_address,
         );
@@ -195,14 +157,17 @@ impl EventLoop {
             replays: ReplayMemory::default(),
             sessions: ControlSessionManager::new(parts.config.max_clients),
             registry: TunnelRegistry::default(),
-            pairer: ConnectionPairer::new(limits.waiting_connections),
+            pairer: ConnectionPairer::new(parts.limits.waiting),
             pool: parts.pool,
-            traffic: parts.traffic,
-            refusals: parts.refusals,
+            metrics: parts.metrics,
             quiet: Quiet::new(QUIET),
-            more: Vec::new(),
+            more: BTreeSet::new(),
+            cooling: BTreeSet::new(),
+            control_port: parts.control_port,
+            max_idle_channels: parts.limits.idle_channels,
             now: Instant::now(),
-            allow_list_due: false,
+            allow_list_due: None,
+            allow_list_rest: Instant::now(),
             stopping: false,
             config: parts.config,
         };
@@ -231,10 +196,13 @@ impl EventLoop {
                 other => other?,
             }
             self.now = Instant::now();
+            // One share for each per turn, whether an event or the last turn asks for it.
+            let mut again = std::mem::take(&mut self.more);
             for event in &events {
+                again.remove(&event.token());
                 self.ready(event.token(), event.is_writable());
             }
-            for token in std::mem::take(&mut self.more) {
+            for token in again {
                 self.ready(token, false);
             }
             while let Ok(event) = self.inbox.try_recv() {
@@ -247,7 +215,7 @@ impl EventLoop {
                 self.due(timer);
             }
             for (kind, more) in self.quiet.tick(self.now) {
-                log::warn!("{}: {more}", kind.what());
+                log::log!(kind.level(), "{}: {more}", kind.what());
             }
         }
         self.leave();
@@ -288,6 +256,9 @@ impl EventLoop {
     }
 
     fn accept(&mut self, token: Token) {
+        if self.cooling.contains(&token) {
+            return;
+        }
         match self.slots.entry(token) {
             Some(Entry::Control(_)) => self.accept_control(token),
             Some(Entry::Public) => self.accept_visitors(token),
@@ -307,10 +278,15 @@ impl EventLoop {
                     self.drop_entry(token);
                 }
             }
-            Timer::CoolDown(token) => self.accept(token),
+            Timer::CoolDown(token) => {
+                self.cooling.remove(&token);
+                self.accept(token);
+            }
             Timer::AllowList => {
-                self.allow_list_due = false;
+                self.allow_list_due = None;
+                self.allow_list_rest = self.now;
                 self.look_at_allow_list();
+                self.watch_allow_list();
             }
         }
     }
@@ -345,9 +321,9 @@ impl EventLoop {
     }
 
     /// Counts something that a stranger did and says so, at most once in a while.
-    pub(super) fn strange(&mut self, level: Level, kind: Strange, text: std::fmt::Arguments<'_>) {
+    pub(super) fn strange(&mut self, kind: Strange, text: std::fmt::Arguments<'_>) {
         let say = self.quiet.event(kind, self.now);
-        log_limited!(level, say, "{text}");
+        log_limited!(kind.level(), say, "{text}");
     }
 
     /// An accept error: room is made, or the listener rests for a moment. `true`: try again now.
@@ -361,11 +337,14 @@ impl EventLoop {
             }
             _ => {}
         }
-        if is_out_of_descriptors(error)
+        // A visitor's descriptor is not worth that of a client in the middle of its handshake, who may
+        // be about to serve him.
+        let control = matches!(self.slots.entry(token), Some(Entry::Control(_)));
+        if control
+            && resources::is_out_of_descriptors(error)
             && let Some(oldest) = self.gate.oldest()
         {
             self.strange(
-                Level::Warn,
                 Strange::NoDescriptors,
                 format_args!(
                     "out of file descriptors: closing strangers that have not said who they are"
@@ -375,72 +354,17 @@ impl EventLoop {
             return true;
         }
         self.strange(
-            Level::Error,
-            Strange::AcceptError,
+                Strange::AcceptError,
             format_args!(
                 "cannot accept a connection ({error}); trying again in {} ms. If this stays, raise the limit on open files",
                 COOL_DOWN.as_millis()
             ),
         );
-        self.deadlines
-            .add(self.now + COOL_DOWN, Timer::CoolDown(token));
+        if self.cooling.insert(token) {
+            self.deadlines
+                .add(self.now + COOL_DOWN, Timer::CoolDown(token));
+        }
         false
-    }
-
-    /// Looks whether the allow list has changed; called when an unknown key knocks and with every
-    /// heartbeat, so that an idle server does not wake up for it.
-    pub(super) fn look_at_allow_list(&mut self) {
-        match self.allow.reload_if_changed() {
-            Reload::Unchanged => {}
-            Reload::Settling => {
-                if !self.allow_list_due {
-                    self.allow_list_due = true;
-                    self.deadlines
-                        .add(self.now + ALLOW_LIST_SETTLES, Timer::AllowList);
-                }
-            }
-            Reload::Changed { added, removed } => {
-                log::info!(
-                    "allow list changed: added={} removed={}",
-                    added.len(),
-                    removed.len()
-                );
-                for entry in added {
-                    log::info!("-> Whitelisted Key: {}", entry.key.short());
-                }
-                for entry in removed {
-                    log::info!("-> Removed Key: {}", entry.key.short());
-                    self.revoke(&entry.key);
-                }
-            }
-            Reload::Bad(e) => log::error!(
-                "the allow list has changed and cannot be used, the old one stays in force: {e}"
-            ),
-        }
-    }
-
-    /// Ends everything of an identity that is not admitted any more.
-    fn revoke(&mut self, key: &PublicKey) {
-        if let Some(session) = self.sessions.of_identity(key.as_bytes()) {
-            self.end_session(
-                session,
-                Some((
-                    Reason::NotAdmitted,
-                    "this client's key was removed from the allow list",
-                )),
-                "its key was revoked",
-            );
-        }
-        for token in self.sessions.fresh_of(key.as_bytes()) {
-            self.drop_entry(token);
-        }
-        let cut = self.pool.abort_owner(owner_of(key.as_bytes()));
-        if cut > 0 {
-            log::info!(
-                "cut {cut} running connections of the revoked key {}",
-                key.short()
-            );
-        }
     }
 
     /// Says goodbye to everybody. Running pairs go on.
@@ -473,10 +397,4 @@ impl EventLoop {
 /// The pool's name for whose pair it is: the beginning of the identity key.
 pub(super) fn owner_of(identity: &[u8; 32]) -> u64 {
     u64::from_be_bytes(*identity.first_chunk().expect("32 bytes begin with 8"))
-}
-
-/// Whether the process or the system has no descriptor left.
-fn is_out_of_descriptors(error: &io::Error) -> bool {
-    // EMFILE 24 and ENFILE 23 on every Unix; WSAEMFILE 10024 on Windows.
-    matches!(error.raw_os_error(), Some(23 | 24 | 10024))
 }

@@ -8,7 +8,8 @@
 //!
 //! Someone who sends a hello at once passes even through a flood of silent connections, because
 //! room is made at the cost of those who said nothing for longest. Addresses with an authenticated
-//! session are *known*: their data channels come in bursts, and only the total bound holds for them.
+//! session are *known*: their data channels come in bursts, only the total bound holds for them, and
+//! strangers from elsewhere make room before they do, however many there are.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
@@ -60,6 +61,8 @@ pub(super) struct Gate {
     count: u64,
     /// Who waits, oldest first.
     pending: BTreeMap<u64, (Token, IpAddr)>,
+    /// Those of them who came from nowhere known.
+    strangers: BTreeSet<u64>,
     by_token: HashMap<Token, u64>,
     by_address: HashMap<IpAddr, BTreeSet<u64>>,
     rates: HashMap<IpAddr, Bucket>,
@@ -87,6 +90,7 @@ impl Gate {
             rate: rate as f64,
             count: 0,
             pending: BTreeMap::new(),
+            strangers: BTreeSet::new(),
             by_token: HashMap::new(),
             by_address: HashMap::new(),
             rates: HashMap::new(),
@@ -112,8 +116,8 @@ impl Gate {
                 return Knock::EnterFor(self.pending[oldest].0);
             }
         }
-        match self.pending.first_key_value() {
-            Some((_, (oldest, _))) if self.pending.len() >= self.max => Knock::EnterFor(*oldest),
+        match self.oldest() {
+            Some(oldest) if self.pending.len() >= self.max => Knock::EnterFor(oldest),
             _ => Knock::Enter,
         }
     }
@@ -137,9 +141,12 @@ impl Gate {
     }
 
     /// It waits now, under this token.
-    pub(super) fn enter(&mut self, token: Token, address: IpAddr) {
+    pub(super) fn enter(&mut self, token: Token, address: IpAddr, known: bool) {
         let party = party(address);
         self.count += 1;
+        if !known {
+            self.strangers.insert(self.count);
+        }
         self.pending.insert(self.count, (token, party));
         self.by_token.insert(token, self.count);
         self.by_address.entry(party).or_default().insert(self.count);
@@ -153,6 +160,7 @@ impl Gate {
         let Some((_, party)) = self.pending.remove(&count) else {
             return;
         };
+        self.strangers.remove(&count);
         if let Some(own) = self.by_address.get_mut(&party) {
             own.remove(&count);
             if own.is_empty() {
@@ -161,9 +169,14 @@ impl Gate {
         }
     }
 
-    /// The one that has waited longest, to be closed when the system runs out of descriptors.
+    /// The stranger that has waited longest, or if all are known the longest of those: who makes room, also
+    /// when the system runs out of descriptors.
     pub(super) fn oldest(&self) -> Option<Token> {
-        self.pending.first_key_value().map(|(_, (token, _))| *token)
+        let count = self
+            .strangers
+            .first()
+            .or_else(|| self.pending.keys().next())?;
+        Some(self.pending[count].0)
     }
 
     /// How many wait.
@@ -221,7 +234,7 @@ mod tests {
             Knock::EnterFor(old) => gate.leave(old),
             Knock::Refuse => panic!("refused"),
         }
-        gate.enter(Token(token), from);
+        gate.enter(Token(token), from, false);
     }
 
     #[test]
@@ -248,6 +261,28 @@ mod tests {
         assert_eq!(gate.len(), 3);
         assert_eq!(gate.oldest(), Some(Token(2)));
         assert_eq!(gate.knock(address(9), false, now), Knock::Enter);
+    }
+
+    #[test]
+    fn the_known_wait_in_peace_while_strangers_come_and_go() {
+        let now = Instant::now();
+        let mut gate = Gate::new(3, 10, 100_000);
+        gate.enter(Token(1), address(1), true);
+        for token in 2..1000 {
+            enter(&mut gate, token, address(token as u8), now);
+        }
+        assert_eq!(gate.len(), 3);
+        assert_eq!(gate.oldest(), Some(Token(998)), "Token(1) is still there");
+        // A crowd of the known makes room among itself, and leaves nobody out.
+        gate.enter(Token(1000), address(1), true);
+        gate.leave(Token(998));
+        gate.leave(Token(999));
+        gate.enter(Token(1001), address(1), true);
+        assert_eq!(
+            gate.knock(address(9), false, now),
+            Knock::EnterFor(Token(1))
+        );
+        assert_eq!(gate.strangers.len(), 0);
     }
 
     #[test]
@@ -280,9 +315,9 @@ mod tests {
                 Knock::Refuse => refused += 1,
                 Knock::EnterFor(old) => {
                     gate.leave(old);
-                    gate.enter(Token(n as usize), from);
+                    gate.enter(Token(n as usize), from, false);
                 }
-                Knock::Enter => gate.enter(Token(n as usize), from),
+                Knock::Enter => gate.enter(Token(n as usize), from, false),
             }
         }
         assert_eq!(gate.rates.len(), RATES_MAX);

@@ -11,26 +11,26 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use log::Level;
 use minitcptunnel_common::evloop::DeadlineKey;
 use minitcptunnel_common::identity::PublicKey;
+use minitcptunnel_common::wire::FIRST_FRAME_MAX;
 use minitcptunnel_common::wire::frame::{FrameReader, Opener, Sealer};
 use minitcptunnel_common::wire::handshake::v1::{Hello, HelloError, HelloReader, Role};
 use minitcptunnel_common::wire::keys::ChannelKeys;
 use minitcptunnel_common::wire::message::Message;
-use minitcptunnel_common::wire::{FIRST_FRAME_MAX, LEN_LEN};
 use mio::net::TcpStream;
 use mio::{Interest, Token};
 
-use super::event_loop::{ACCEPT_BATCH, Entry, EventLoop, Strange, Timer};
+use super::event_loop::{ACCEPT_BATCH, Entry, EventLoop, Timer};
 use super::gate::Knock;
+use super::strange::Strange;
 use super::verifier::Verified;
 
 /// What a first frame may expand to, in bytes.
 const FIRST_MESSAGE_MAX: usize = 2 * FIRST_FRAME_MAX;
-/// Longest that a handshaken connection of an identity *without* a session may wait with its first
-/// frame: only a client with a session has a reason to open channels in advance.
-const FIRST_FRAME_WITHOUT_SESSION: Duration = Duration::from_secs(10);
+/// Longest that a handshaken connection may wait with its first frame unless it comes from where its
+/// identity's session comes from: only such a client has a reason to open channels in advance.
+const FIRST_FRAME_OF_STRANGER: Duration = Duration::from_secs(10);
 
 /// A connection whose hello is not complete.
 pub(super) struct Knocking {
@@ -72,7 +72,7 @@ impl EventLoop {
                 }
             }
         }
-        self.more.push(token);
+        self.more.insert(token);
     }
 
     fn knock(&mut self, mut stream: TcpStream, address: SocketAddr) {
@@ -81,15 +81,13 @@ impl EventLoop {
             Knock::Enter => {}
             Knock::EnterFor(oldest) => {
                 self.strange(
-                    Level::Warn,
-                    Strange::Crowd,
+                Strange::Crowd,
                     format_args!("too many connections that have not said who they are; the oldest makes room. Latest from {address}"),
                 );
                 self.drop_entry(oldest);
             }
             Knock::Refuse => {
                 self.strange(
-                    Level::Warn,
                     Strange::Rate,
                     format_args!("too many connection attempts per second from {address}; refused"),
                 );
@@ -105,7 +103,6 @@ impl EventLoop {
             .register(&mut stream, token, Interest::READABLE);
         if let Err(e) = registered {
             self.strange(
-                Level::Error,
                 Strange::AcceptError,
                 format_args!("cannot watch a new connection: {e}"),
             );
@@ -120,7 +117,7 @@ impl EventLoop {
             address,
             deadline,
         }));
-        self.gate.enter(token, address.ip());
+        self.gate.enter(token, address.ip(), known);
     }
 
     pub(super) fn hello_readable(&mut self, token: Token) {
@@ -151,7 +148,6 @@ impl EventLoop {
                 }
                 Err(e) => {
                     self.strange(
-                        Level::Warn,
                         Strange::NotOurProtocol,
                         format_args!("SECURITY: not a MiniTCPTunnel client at {address}: {e}"),
                     );
@@ -163,23 +159,16 @@ impl EventLoop {
 
     /// The allow list, before any arithmetic (S2).
     fn check_identity(&mut self, identity: &[u8; 32], address: SocketAddr) -> bool {
-        let admitted = |this: &Self| {
-            PublicKey::from_bytes(identity).is_ok_and(|key| this.allow.list().find(&key).is_some())
-        };
-        if admitted(self) {
-            return true;
-        }
-        // Perhaps it was added a moment ago.
+        // Perhaps it was added or taken out a moment ago.
         self.look_at_allow_list();
-        if admitted(self) {
+        if self.is_admitted(identity) {
             return true;
         }
         let shown = PublicKey::from_bytes(identity)
             .map_or_else(|_| "not a valid key".to_owned(), |key| key.to_string());
         let file = self.allow.path().display().to_string();
         self.strange(
-            Level::Warn,
-            Strange::UnknownKey,
+                Strange::UnknownKey,
             format_args!(
                 "SECURITY: Client identity not in whitelist: key={shown} address={address}. To admit it, add the key to {file}"
             ),
@@ -187,12 +176,15 @@ impl EventLoop {
         false
     }
 
+    fn is_admitted(&self, identity: &[u8; 32]) -> bool {
+        self.allow.list().find_bytes(identity).is_some()
+    }
+
     fn check_replay(&mut self, ephemeral: &[u8; 32], address: SocketAddr) -> bool {
         if !self.replays.knows(ephemeral) {
             return true;
         }
         self.strange(
-            Level::Warn,
             Strange::Replay,
             format_args!("SECURITY: a recorded hello was sent again by {address}; ignored"),
         );
@@ -206,7 +198,6 @@ impl EventLoop {
         let address = knocking.address;
         if !self.verifier.submit(token, hello) {
             self.strange(
-                Level::Warn,
                 Strange::Overload,
                 format_args!("too many hellos at once; refused one from {address}"),
             );
@@ -247,7 +238,6 @@ impl EventLoop {
                     other => other.to_string(),
                 };
                 self.strange(
-                    Level::Warn,
                     Strange::BadSignature,
                     format_args!("SECURITY: {what} at {address}"),
                 );
@@ -256,7 +246,9 @@ impl EventLoop {
         };
         // 147 bytes into an empty socket buffer: if they do not fit, something is very wrong there.
         let sent = stream.write(&answer).is_ok_and(|n| n == answer.len());
-        if !self.replays.remember(verified.hello.ephemeral()) || !sent {
+        // While it was worked on, its key may have been taken out of the list.
+        let admitted = self.is_admitted(verified.hello.identity());
+        if !self.replays.remember(verified.hello.ephemeral()) || !sent || !admitted {
             return self.drop_entry(token);
         }
         self.refresh(token, *verified.hello.identity(), &keys);
@@ -274,15 +266,17 @@ impl EventLoop {
         else {
             return;
         };
-        self.gate.leave(token);
         self.deadlines.cancel(deadline);
-        let wait = if self.sessions.of_identity(&identity).is_some() {
+        // Until a frame opens this may be a recorded hello. From where the identity's session comes from
+        // it may wait long, ahead of need; from elsewhere it remains a stranger, with a stranger's limits.
+        let wait = if self.sessions.is_home(&identity, address.ip()) {
+            self.gate.leave(token);
             self.config.timeouts.first_frame
         } else {
             self.config
                 .timeouts
                 .first_frame
-                .min(FIRST_FRAME_WITHOUT_SESSION)
+                .min(FIRST_FRAME_OF_STRANGER)
         };
         let fresh = Fresh {
             stream,
@@ -296,10 +290,9 @@ impl EventLoop {
                 .add(self.now + wait, Timer::FirstFrame(token)),
         };
         self.slots.put_back(token, Entry::Fresh(Box::new(fresh)));
-        let max = self.config.limits.idle_data_channels;
+        let max = self.max_idle_channels;
         if let Some(oldest) = self.sessions.fresh_came(&identity, token, max) {
             self.strange(
-                Level::Warn,
                 Strange::Crowd,
                 format_args!(
                     "a client keeps more than {max} unused channels open; the oldest is closed"
@@ -310,18 +303,27 @@ impl EventLoop {
     }
 
     pub(super) fn hello_due(&mut self, token: Token) {
-        let (address, have) = match self.slots.entry(token) {
-            Some(Entry::Knocking(knocking)) => (knocking.address, knocking.reader.have()),
-            Some(Entry::Verifying { address, .. }) => (*address, LEN_LEN),
+        match self.slots.entry(token) {
+            Some(Entry::Knocking(knocking)) => {
+                let (address, have) = (knocking.address, knocking.reader.have());
+                self.strange(
+                    Strange::HelloDeadline,
+                    format_args!(
+                        "{address} sent {have} bytes and no complete hello within the deadline; closed"
+                    ),
+                );
+            }
+            Some(Entry::Verifying { address, .. }) => {
+                let address = *address;
+                self.strange(
+                    Strange::Overload,
+                    format_args!(
+                        "the hello of {address} was not worked on within the deadline; closed"
+                    ),
+                );
+            }
             _ => return,
-        };
-        self.strange(
-            Level::Info,
-            Strange::HelloDeadline,
-            format_args!(
-                "{address} sent {have} bytes and no complete hello within the deadline; closed"
-            ),
-        );
+        }
         self.drop_entry(token);
     }
 
@@ -331,7 +333,6 @@ impl EventLoop {
         };
         let address = fresh.address;
         self.strange(
-            Level::Debug,
             Strange::FirstFrameDeadline,
             format_args!("{address} did not say what its channel is for; closed"),
         );
@@ -358,7 +359,6 @@ impl EventLoop {
                 Ok(Some(bytes)) => Message::decode(bytes),
                 Err(e) => {
                     self.strange(
-                        Level::Warn,
                         Strange::FirstFrame,
                         format_args!("SECURITY: wrong first frame from {address}: {e}"),
                     );

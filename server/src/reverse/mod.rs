@@ -7,6 +7,7 @@
 //!                                            worker    busy directions of pairs
 //! ```
 
+mod admission;
 mod control;
 mod event_loop;
 mod gate;
@@ -14,9 +15,11 @@ mod knock;
 mod pairer;
 mod registry;
 mod sessions;
+mod strange;
 mod tunnels;
 mod verifier;
 mod visitors;
+mod within;
 
 use std::error::Error;
 use std::fmt;
@@ -32,7 +35,7 @@ use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::identity::{
     AllowListError, AllowListFile, KeyFileError, KeyOrigin, PublicKey, load_or_create,
 };
-use minitcptunnel_common::metrics::{Refusals, Traffic, TrafficSnapshot};
+use minitcptunnel_common::metrics::{Metrics, TrafficSnapshot};
 use minitcptunnel_common::pool::Pool;
 use minitcptunnel_common::resources;
 use mio::Poll;
@@ -40,9 +43,8 @@ use mio::Poll;
 use crate::config::Config;
 use event_loop::{Event, EventLoop, INBOX, Parts};
 use verifier::Verifier;
+use within::Within;
 
-/// Descriptors that are neither pairs nor strangers: listeners, pollers, files.
-const SPARE_DESCRIPTORS: u64 = 64;
 /// Longest that aborted pairs may take to leave after the grace period.
 const ABORTED: Duration = Duration::from_secs(2);
 
@@ -113,8 +115,7 @@ pub struct Handle {
     thread: Option<JoinHandle<io::Result<()>>>,
     failed: Receiver<()>,
     pool: Pool,
-    traffic: Arc<Traffic>,
-    refusals: Arc<Refusals>,
+    metrics: Metrics,
     address: SocketAddr,
     identity: PublicKey,
     started: Instant,
@@ -138,7 +139,7 @@ pub fn start(config: Config) -> Result<Handle, StartError> {
     log_allow_list(&allow);
 
     let descriptors = resources::raise_open_files();
-    let (max_pending, max_pairs) = within(descriptors, &config);
+    let limits = Within::new(descriptors, &config.limits);
     let asked = SocketAddr::new(config.bind, config.port);
     let bind = |e| StartError::Bind(asked, e);
     let control = registry::listen(config.bind, config.port).map_err(bind)?;
@@ -150,9 +151,9 @@ pub fn start(config: Config) -> Result<Handle, StartError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let key = Arc::new(key.key);
     let verifier =
-        Verifier::new(&key, cores.clamp(1, 4), max_pending, &inbox).map_err(resources)?;
-    let pool = Pool::new(max_pairs).map_err(resources)?;
-    let (traffic, refusals) = (Arc::<Traffic>::default(), Arc::<Refusals>::default());
+        Verifier::new(&key, cores.clamp(1, 4), limits.pending, &inbox).map_err(resources)?;
+    let pool = Pool::new(limits.pairs).map_err(resources)?;
+    let metrics = Metrics::default();
     let parts = Parts {
         poll,
         config: Arc::new(config),
@@ -160,10 +161,10 @@ pub fn start(config: Config) -> Result<Handle, StartError> {
         inbox: receiver,
         verifier,
         pool: pool.clone(),
-        traffic: traffic.clone(),
-        refusals: refusals.clone(),
+        metrics: metrics.clone(),
         control,
-        max_pending,
+        control_port: address.port(),
+        limits,
     };
     let event_loop = EventLoop::new(parts).map_err(resources)?;
     let (alive, failed) = crossbeam_channel::bounded::<()>(0);
@@ -181,8 +182,7 @@ pub fn start(config: Config) -> Result<Handle, StartError> {
         thread: Some(thread),
         failed,
         pool,
-        traffic,
-        refusals,
+        metrics,
         address,
         identity,
         started: Instant::now(),
@@ -208,25 +208,6 @@ fn log_allow_list(allow: &AllowListFile) {
     }
 }
 
-/// The limits on strangers and pairs that the number of descriptors leaves room for.
-fn within(descriptors: Option<u64>, config: &Config) -> (usize, usize) {
-    let limits = &config.limits;
-    let Some(all) = descriptors else {
-        return (limits.pending_handshakes, limits.pairs);
-    };
-    let small = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).max(1);
-    let pending = limits.pending_handshakes.min(small(all / 4));
-    let left = all.saturating_sub(SPARE_DESCRIPTORS + pending as u64);
-    let pairs = limits.pairs.min(small(left / 2));
-    if pairs < limits.pairs {
-        log::warn!(
-            "the system allows {all} open files, enough for {pairs} pairs instead of {} (limits.pairs); raise it with `ulimit -n` or LimitNOFILE",
-            limits.pairs
-        );
-    }
-    (pending, pairs)
-}
-
 impl Handle {
     /// The address of the control port.
     pub fn address(&self) -> SocketAddr {
@@ -240,7 +221,7 @@ impl Handle {
 
     /// What has passed so far.
     pub fn traffic(&self) -> TrafficSnapshot {
-        self.traffic.snapshot()
+        self.metrics.traffic.snapshot()
     }
 
     /// Becomes ready (with an error) when the loop has ended by itself, which means that it failed.
@@ -271,10 +252,9 @@ impl Handle {
             self.pool.drain(Instant::now() + ABORTED);
         }
         log::info!(
-            "Server stopped: uptime={:.0}s {} {}",
+            "Server stopped: uptime={:.0}s {}",
             self.started.elapsed().as_secs_f64(),
-            self.traffic.snapshot(),
-            self.refusals
+            self.metrics
         );
         result
     }

@@ -47,6 +47,11 @@ impl<T> ConnectionPairer<T> {
         self.waiting.len()
     }
 
+    /// How many may wait.
+    pub(super) fn max(&self) -> usize {
+        self.max
+    }
+
     /// Whether one more would be turned away.
     pub(super) fn is_full(&self) -> bool {
         self.waiting.len() >= self.max

@@ -8,10 +8,10 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::time::Instant;
 
 use minitcptunnel_common::id::{SessionId, TunnelId};
-use minitcptunnel_common::metrics::{Refusals, Traffic};
+use minitcptunnel_common::metrics::Metrics;
 use minitcptunnel_common::wire::message::CompressionWish;
 use mio::Token;
 use mio::net::TcpListener;
@@ -32,10 +32,10 @@ pub(super) struct Tunnel {
     pub(super) port: u16,
     /// How the client wants its data compressed.
     pub(super) compression: CompressionWish,
-    /// What passed; counts into the session's.
-    pub(super) traffic: Arc<Traffic>,
-    /// Who was refused; counts into the session's.
-    pub(super) refusals: Arc<Refusals>,
+    /// Counts into the session's.
+    pub(super) metrics: Metrics,
+    /// When it was opened, or taken over.
+    pub(super) since: Instant,
     /// The listener, registered under the tunnel's token.
     pub(super) listener: TcpListener,
     /// Taken over with its session, and not yet asked for by the new one.

@@ -8,11 +8,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
-use std::sync::Arc;
 use std::time::Instant;
 
+use minitcptunnel_common::evloop::DeadlineKey;
 use minitcptunnel_common::id::SessionId;
-use minitcptunnel_common::metrics::{Refusals, Traffic};
+use minitcptunnel_common::metrics::Metrics;
 use minitcptunnel_common::wire::capabilities::Capabilities;
 use minitcptunnel_common::wire::frame::{FrameReader, Opener, Sealer};
 use minitcptunnel_common::wire::keys::SessionKey;
@@ -40,8 +40,11 @@ pub(super) struct Session {
     pub(super) key: SessionKey,
     pub(super) started: Instant,
     pub(super) last_seen: Instant,
-    pub(super) traffic: Arc<Traffic>,
-    pub(super) refusals: Arc<Refusals>,
+    pub(super) metrics: Metrics,
+    /// When its silence is looked at.
+    pub(super) silence: DeadlineKey,
+    /// When what it inherited and did not claim is closed.
+    pub(super) inherited: Option<DeadlineKey>,
 }
 
 impl Session {
@@ -83,6 +86,7 @@ fn write_out(stream: &mut TcpStream, outbox: &mut Vec<u8>) -> io::Result<()> {
             break Ok(());
         }
         match stream.write(&outbox[sent..]) {
+            Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => sent += n,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => break Ok(()),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -175,6 +179,17 @@ impl ControlSessionManager {
 
     pub(super) fn ids(&self) -> Vec<SessionId> {
         self.sessions.keys().copied().collect()
+    }
+
+    /// Whether this identity has a session, and from this address's party.
+    pub(super) fn is_home(&self, identity: &[u8; 32], address: IpAddr) -> bool {
+        self.of_identity(identity)
+            .and_then(|id| self.sessions.get(&id))
+            .is_some_and(|session| party(session.address.ip()) == party(address))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.sessions.is_empty() && self.fresh.is_empty()
     }
 
     /// Whether a session of this address's party is live.

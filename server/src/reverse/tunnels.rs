@@ -7,10 +7,9 @@
 //! ```
 
 use std::io;
-use std::sync::Arc;
 
 use minitcptunnel_common::id::{SessionId, TunnelId};
-use minitcptunnel_common::metrics::{Refusal, Refusals, Traffic};
+use minitcptunnel_common::metrics::Refusal;
 use minitcptunnel_common::wire::message::{CompressionWish, Message, Status};
 use mio::{Interest, Token};
 
@@ -55,8 +54,16 @@ impl EventLoop {
         tunnel: &TunnelId,
         compression: CompressionWish,
     ) -> Result<u16, String> {
+        // The session may have ended while the messages it sent before are still being handled.
+        let metrics = match self.sessions.of(id) {
+            Some(session) => session.metrics.part(),
+            None => return Err("the session has ended".to_owned()),
+        };
         let asked = u16::try_from(port)
             .map_err(|_| format!("{port} is not a port; ports go from 1 to 65535"))?;
+        if asked == self.control_port {
+            return Err(format!("port {asked} is the server's control port"));
+        }
         if asked != 0 && !self.config.allowed_ports.contains(asked) {
             return Err(format!(
                 "the server does not allow port {asked}; ask its administrator for allowed_ports"
@@ -89,9 +96,6 @@ impl EventLoop {
             .register(&mut listener, token, Interest::READABLE)
             .map_err(|e| explain_bind(asked, &e))?;
         self.slots.insert(Entry::Public);
-        let (traffic, refusals) = self.sessions.of(id).map_or_else(Default::default, |s| {
-            (s.traffic.clone(), s.refusals.clone())
-        });
         self.registry.add(
             token,
             Tunnel {
@@ -100,8 +104,8 @@ impl EventLoop {
                 asked,
                 port: local.port(),
                 compression,
-                traffic: Arc::new(Traffic::part_of(traffic)),
-                refusals: Arc::new(Refusals::part_of(refusals)),
+                metrics,
+                since: self.now,
                 listener,
                 inherited: false,
             },
@@ -119,8 +123,8 @@ impl EventLoop {
         asked: u16,
         compression: CompressionWish,
     ) -> Option<u16> {
-        let session = self.sessions.of(id)?;
-        let (traffic, refusals) = (session.traffic.clone(), session.refusals.clone());
+        let metrics = self.sessions.of(id)?.metrics.part();
+        let since = self.now;
         let tunnel = self
             .registry
             .of_mut(token)
@@ -130,8 +134,7 @@ impl EventLoop {
         if !std::mem::take(&mut tunnel.inherited) {
             return Some(open);
         }
-        tunnel.traffic = Arc::new(Traffic::part_of(traffic));
-        tunnel.refusals = Arc::new(Refusals::part_of(refusals));
+        (tunnel.metrics, tunnel.since) = (metrics, since);
         let name = tunnel.id.clone();
         for conn in self.pairer.hand_over(token, id) {
             let visitor = self
@@ -183,15 +186,17 @@ impl EventLoop {
         // It was registered when it was opened.
         let _ = self.poll.registry().deregister(&mut tunnel.listener);
         for parked in self.pairer.take_tunnel(token) {
-            tunnel.refusals.add(Refusal::SessionEnded);
+            tunnel.metrics.refusals.add(Refusal::SessionEnded);
             self.turn_away(parked);
         }
         log::info!(
-            "Tunnel closed: {} port={} {} {}",
+            "Tunnel closed: {} port={} uptime={:.0}s {}",
             tunnel.id,
             tunnel.port,
-            tunnel.traffic.snapshot(),
-            tunnel.refusals
+            self.now
+                .saturating_duration_since(tunnel.since)
+                .as_secs_f64(),
+            tunnel.metrics
         );
     }
 }

@@ -11,7 +11,6 @@
 use std::io;
 use std::net::SocketAddr;
 
-use log::Level;
 use minitcptunnel_common::channel::sealed::{self, Compression, End};
 use minitcptunnel_common::config::CompressionSetting;
 use minitcptunnel_common::dial::set_keepalive;
@@ -25,9 +24,10 @@ use minitcptunnel_common::wire::message::{CompressionWish, Message};
 use mio::Token;
 use mio::net::TcpStream;
 
-use super::event_loop::{ACCEPT_BATCH, Entry, EventLoop, Strange, Timer, owner_of};
+use super::event_loop::{ACCEPT_BATCH, Entry, EventLoop, Timer, owner_of};
 use super::knock::{Fresh, plain};
 use super::pairer::Parked;
+use super::strange::Strange;
 
 /// An external connection that waits. Not registered with the poller: nothing it does matters yet.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl EventLoop {
                 }
             }
         }
-        self.more.push(token);
+        self.more.insert(token);
     }
 
     /// Step T5.
@@ -61,8 +61,11 @@ impl EventLoop {
         let Some(tunnel) = self.registry.of(token) else {
             return;
         };
-        let (session, name, refusals) =
-            (tunnel.session, tunnel.id.clone(), tunnel.refusals.clone());
+        let (session, name, refusals) = (
+            tunnel.session,
+            tunnel.id.clone(),
+            tunnel.metrics.refusals.clone(),
+        );
         let inherited = tunnel.inherited;
         let mut random = [0u8; 16];
         if orion::util::secure_rand_bytes(&mut random).is_err() {
@@ -70,11 +73,21 @@ impl EventLoop {
             return duplex::reset(&stream);
         }
         let conn = ConnId::from_random(random);
+        if self.pool.is_full() {
+            refusals.add(Refusal::Pairs);
+            let max = self.pool.max_pairs();
+            self.strange(
+                Strange::Refused,
+                format_args!(
+                    "refused {address} on tunnel {name}: {max} connections run already (limits.pairs)"
+                ),
+            );
+            return duplex::reset(&stream);
+        }
         if self.pairer.is_full() {
             refusals.add(Refusal::Waiting);
-            let max = self.config.limits.waiting_connections;
+            let max = self.pairer.max();
             self.strange(
-                Level::Warn,
                 Strange::Refused,
                 format_args!(
                     "refused {address} on tunnel {name}: {max} connections wait already (limits.waiting_connections)"
@@ -124,11 +137,10 @@ impl EventLoop {
         };
         let address = parked.external.address;
         if let Some(tunnel) = self.registry.of(parked.tunnel) {
-            tunnel.refusals.add(Refusal::Unclaimed);
+            tunnel.metrics.refusals.add(Refusal::Unclaimed);
             let name = tunnel.id.clone();
             let seconds = self.config.timeouts.pairing.as_secs_f64();
             self.strange(
-                Level::Warn,
                 Strange::Unclaimed,
                 format_args!(
                     "the client did not come for {address} on tunnel {name} within {seconds} s; closed"
@@ -145,7 +157,7 @@ impl EventLoop {
         };
         log::debug!("conn_id={conn} refused by the client: {reason:?}");
         if let Some(tunnel) = self.registry.of(parked.tunnel) {
-            tunnel.refusals.add(Refusal::ByClient);
+            tunnel.metrics.refusals.add(Refusal::ByClient);
         }
         self.turn_away(parked);
     }
@@ -165,7 +177,6 @@ impl EventLoop {
         let Some(parked) = claimed else {
             // Honest clients get here, too: when the visitor's deadline has passed meanwhile.
             self.strange(
-                Level::Warn,
                 Strange::Token,
                 format_args!(
                     "SECURITY: data channel from {address} fits no waiting connection; closed"
@@ -177,6 +188,7 @@ impl EventLoop {
         let Some(Entry::Fresh(fresh)) = self.slots.remove(token) else {
             unreachable!("found a few lines above")
         };
+        self.gate.leave(token);
         self.deadlines.cancel(fresh.deadline);
         self.sessions.fresh_left(&identity, token);
         let (visitor, tunnel) = (parked.external.address, parked.tunnel);
@@ -184,13 +196,9 @@ impl EventLoop {
         duplex::reset(&parked.external.stream);
         if let Err((refusal, why)) = self.join(*fresh, parked, conn) {
             if let Some(tunnel) = self.registry.of(tunnel) {
-                tunnel.refusals.add(refusal);
+                tunnel.metrics.refusals.add(refusal);
             }
-            self.strange(
-                Level::Warn,
-                Strange::Refused,
-                format_args!("refused {visitor}: {why}"),
-            );
+            self.strange(Strange::Refused, format_args!("refused {visitor}: {why}"));
         }
     }
 
@@ -205,7 +213,7 @@ impl EventLoop {
             PoolError::Thread(_) => (Refusal::Resources, e.to_string()),
             _ => (
                 Refusal::Pairs,
-                format!("{e} (limits.pairs is {})", self.config.limits.pairs),
+                format!("{e} (limits.pairs is {})", self.pool.max_pairs()),
             ),
         })?;
         let tunnel = self
@@ -225,7 +233,7 @@ impl EventLoop {
             (CompressionWish::Auto, _)
             | (CompressionWish::ServerChoice, CompressionSetting::Auto) => Compression::Auto,
         };
-        let (traffic, name) = (tunnel.traffic.clone(), tunnel.id.clone());
+        let (traffic, name) = (tunnel.metrics.traffic.clone(), tunnel.id.clone());
         let Fresh {
             mut stream,
             sealer,
@@ -256,7 +264,6 @@ impl EventLoop {
         } = parked.external;
         let visitor: std::net::TcpStream = stream.into();
         let _ = set_keepalive(&visitor);
-        duplex::no_reset(&visitor);
         let external = duplex::tcp(visitor).map_err(broken)?;
         log::debug!("Data Connection Ready for {conn}");
         let conn = conn.clone();
