@@ -33,9 +33,9 @@ use std::time::Duration;
 use socket2::SockRef;
 
 /// Performance: how long a direction must be silent before it gives its thread back. Long enough
-/// that a conversation with pauses keeps its worker, short enough that thousands of idle
-/// connections hold none.
-pub const REST_AFTER: Duration = Duration::from_millis(100);
+/// that a lively conversation keeps its worker, short enough that a burst of a thousand new
+/// connections that do not speak yet needs some dozens of threads and not hundreds.
+pub const REST_AFTER: Duration = Duration::from_millis(20);
 
 /// Performance: how often a blocked write looks at the abort mark. Nothing but closing wakes a
 /// blocked write without also announcing an orderly end to the peer, so it has to look.
