@@ -12,7 +12,7 @@
 //!    socket). A cut is `UnexpectedEof`, `ConnectionReset` or what else the system calls it, such as
 //!    `TimedOut`; tampering is `InvalidData`.
 //! 2. [`Sink::finish`] sends that end in our direction; the other direction stays open.
-//! 3. [`Abort::abort`] may be called from any thread, any number of times, and it is *sticky*: the
+//! 3. [`Abortable::abort`] may be called from any thread, any number of times, and it is *sticky*: the
 //!    mark is set before any socket is touched. A source that wakes under the mark says
 //!    `ConnectionAborted`, never `Ok(0)`; a sink under the mark refuses `finish`.
 //! 4. The halves may live on different threads. No lock is held across a system call.
