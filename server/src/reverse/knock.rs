@@ -244,11 +244,17 @@ impl EventLoop {
                 return self.drop_entry(token);
             }
         };
+        // While it was worked on, its key may have been taken out of the list, or a copy come first.
+        let listed = self
+            .allow
+            .list()
+            .find_bytes(verified.hello.identity())
+            .is_some();
+        if !listed || !self.replays.remember(verified.hello.ephemeral()) {
+            return self.drop_entry(token);
+        }
         // 147 bytes into an empty socket buffer: if they do not fit, something is very wrong there.
-        let sent = stream.write(&answer).is_ok_and(|n| n == answer.len());
-        // While it was worked on, its key may have been taken out of the list.
-        let admitted = self.is_admitted(verified.hello.identity());
-        if !self.replays.remember(verified.hello.ephemeral()) || !sent || !admitted {
+        if !stream.write(&answer).is_ok_and(|n| n == answer.len()) {
             return self.drop_entry(token);
         }
         self.refresh(token, *verified.hello.identity(), &keys);
@@ -269,7 +275,8 @@ impl EventLoop {
         self.deadlines.cancel(deadline);
         // Until a frame opens this may be a recorded hello. From where the identity's session comes from
         // it may wait long, ahead of need; from elsewhere it remains a stranger, with a stranger's limits.
-        let wait = if self.sessions.is_home(&identity, address.ip()) {
+        let home = self.sessions.is_home(&identity, address.ip());
+        let wait = if home {
             self.gate.leave(token);
             self.config.timeouts.first_frame
         } else {
@@ -291,7 +298,9 @@ impl EventLoop {
         };
         self.slots.put_back(token, Entry::Fresh(Box::new(fresh)));
         let max = self.max_idle_channels;
-        if let Some(oldest) = self.sessions.fresh_came(&identity, token, max) {
+        // Strangers are bounded by the gate; here they must not push out the client's own.
+        let crowded = self.sessions.fresh_came(&identity, token, home, max);
+        if let Some(oldest) = crowded {
             self.strange(
                 Strange::Crowd,
                 format_args!(

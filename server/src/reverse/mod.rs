@@ -139,7 +139,7 @@ pub fn start(config: Config) -> Result<Handle, StartError> {
     log_allow_list(&allow);
 
     let descriptors = resources::raise_open_files();
-    let limits = Within::new(descriptors, &config.limits);
+    let limits = Within::new(descriptors, &config.limits, config.max_clients);
     let asked = SocketAddr::new(config.bind, config.port);
     let bind = |e| StartError::Bind(asked, e);
     let control = registry::listen(config.bind, config.port).map_err(bind)?;

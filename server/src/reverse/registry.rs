@@ -85,6 +85,11 @@ impl TunnelRegistry {
             .map(|(token, _)| *token)
     }
 
+    /// Whether it was taken over and not yet asked for.
+    pub(super) fn is_inherited(&self, token: Token) -> bool {
+        self.of(token).is_some_and(|tunnel| tunnel.inherited)
+    }
+
     /// How many tunnels this session has asked for and got.
     pub(super) fn count(&self, session: SessionId) -> usize {
         self.of_session(session)

@@ -5,7 +5,7 @@
 //!  Parting: last bytes out, then FIN, then whatever still comes is read away
 //! ```
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::time::Instant;
@@ -143,7 +143,8 @@ pub(super) struct ControlSessionManager {
     sessions: HashMap<SessionId, Session>,
     by_identity: HashMap<[u8; 32], SessionId>,
     parties: HashMap<IpAddr, usize>,
-    fresh: HashMap<[u8; 32], BTreeSet<Token>>,
+    /// With each: whether it came from where its identity's session comes from.
+    fresh: HashMap<[u8; 32], BTreeMap<Token, bool>>,
 }
 
 impl ControlSessionManager {
@@ -197,21 +198,20 @@ impl ControlSessionManager {
         self.parties.contains_key(&party(address))
     }
 
-    /// A channel of this identity has done its handshake. Returns the oldest when there are more than
-    /// `max` of them.
+    /// A channel of this identity has done its handshake. Returns the oldest of those from `home` when
+    /// there are more than `max` of them.
     pub(super) fn fresh_came(
         &mut self,
         identity: &[u8; 32],
         token: Token,
+        home: bool,
         max: usize,
     ) -> Option<Token> {
         let fresh = self.fresh.entry(*identity).or_default();
-        fresh.insert(token);
-        if fresh.len() > max {
-            fresh.first().copied()
-        } else {
-            None
-        }
+        fresh.insert(token, home);
+        let mut at_home = fresh.iter().filter(|(_, home)| **home);
+        let oldest = at_home.next().map(|(token, _)| *token);
+        oldest.filter(|_| home && at_home.count() >= max)
     }
 
     /// It has found its purpose, or is gone.
@@ -227,7 +227,7 @@ impl ControlSessionManager {
     pub(super) fn fresh_of(&self, identity: &[u8; 32]) -> Vec<Token> {
         self.fresh
             .get(identity)
-            .map(|fresh| fresh.iter().copied().collect())
+            .map(|fresh| fresh.keys().copied().collect())
             .unwrap_or_default()
     }
 

@@ -69,16 +69,20 @@ impl EventLoop {
                 "the server does not allow port {asked}; ask its administrator for allowed_ports"
             ));
         }
-        if let Some(token) = self.registry.find(id, tunnel) {
-            if let Some(open) = self.reopen(id, token, asked, compression) {
-                return Ok(open);
-            }
-            self.close_tunnel(token);
-        } else if self.registry.count(id) >= self.config.limits.tunnels_per_client {
+        let found = self.registry.find(id, tunnel);
+        // What was inherited counts once it is asked for, so that takeovers do not add up.
+        let counted = found.is_some_and(|token| !self.registry.is_inherited(token));
+        if !counted && self.registry.count(id) >= self.config.limits.tunnels_per_client {
             return Err(format!(
                 "this client has {} tunnels, the most that the server allows",
                 self.config.limits.tunnels_per_client
             ));
+        }
+        if let Some(token) = found {
+            if let Some(open) = self.reopen(id, token, asked, compression) {
+                return Ok(open);
+            }
+            self.close_tunnel(token);
         }
         // A port that a replaced session of this client held under another name is free for it.
         if let Some(token) = self.registry.inherited_on(id, asked) {
