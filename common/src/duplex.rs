@@ -109,7 +109,8 @@ pub trait Abortable: Send + Sync {
     fn abort(&self);
 }
 
-/// A handle to abort with. Cheap to clone.
+/// A handle to abort with. Cheap to clone; but it holds the socket, and the peer sees the reset when
+/// the last holder is gone: do not keep one behind the end of its pair.
 pub type Abort = Arc<dyn Abortable>;
 
 /// One end of a conversation as plaintext.
