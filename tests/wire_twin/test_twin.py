@@ -1454,8 +1454,11 @@ def a_frame_after_fin_is_damage(rig: Rig) -> None:  # noqa: F811 - the client's
     channel, local = session.pair("67" * 16, service)
     channel.send(wire.fin())
     channel.send(wire.data(b"never"))
-    channel.wait_end()
     same(r.read_end(local)[0], b"")
+    # In one segment, so that the receiver cannot but see it.
+    channel, local = session.pair("76" * 16, service)
+    channel.send_raw(b"".join(channel.out.seal(wire.pack(wire.fin())) for _ in range(2)))
+    channel.wait_end()
 
 
 @client
