@@ -32,6 +32,8 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
+use crate::wire::STRIDE;
+
 /// Performance: how long a direction must be silent before it gives its thread back. Long enough
 /// that a lively conversation keeps its worker, short enough that a burst of a thousand new
 /// connections that do not speak yet needs some dozens of threads and not hundreds.
@@ -46,9 +48,6 @@ const WRITE_SLICE: Duration = Duration::from_millis(250);
 /// empty it and slow everybody else to a crawl.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT: u32 = 256 * 1024;
-
-/// Performance: what a plain source reads at once when it has to lend its own buffer, in bytes.
-const LEND: usize = 64 * 1024;
 
 /// Where plaintext comes from. Reading follows clauses 1, 3 and 5.
 pub trait Source: BufRead + Send {
@@ -315,7 +314,7 @@ impl Read for TcpSource {
 impl BufRead for TcpSource {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.start == self.end {
-            self.buffer.resize(LEND, 0);
+            self.buffer.resize(STRIDE, 0);
             (self.start, self.end) = (0, 0);
             self.end = self.socket.read(&mut self.buffer)?;
         }
