@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::duplex::{Duplex, Fault, Sink, Socket, Source};
+use crate::duplex::{Duplex, Fault, Sink, Socket, Source, Wait};
 use crate::wire::frame::{self, FIN, FrameError, HEAD, Opened, Opener, Sealer, TAIL};
 use crate::wire::message::Kind;
 use crate::wire::{CIPHERTEXT_MAX, DATA_PAYLOAD_MAX, LEN_LEN, MESSAGE_HEAD, MESSAGE_MAX, STRIDE};
@@ -70,6 +70,7 @@ pub fn sealed(
     Ok(Duplex {
         source: Box::new(SealedSource {
             socket: socket.clone(),
+            wait: Wait::default(),
             opener,
             buffer: rest,
             start: 0,
@@ -115,6 +116,7 @@ enum Plain {
 
 struct SealedSource {
     socket: Arc<Socket>,
+    wait: Wait,
     opener: Opener,
     /// Received bytes; `start..end` are frames not yet opened.
     buffer: Vec<u8>,
@@ -203,7 +205,10 @@ impl SealedSource {
         if self.buffer.len() < wanted {
             self.buffer.resize(wanted, 0);
         }
-        match self.socket.read(&mut self.buffer[pending..wanted])? {
+        match self
+            .socket
+            .read(&mut self.buffer[pending..wanted], self.wait)?
+        {
             0 if self.rule == End::Tcp && pending == 0 => self.ended = true,
             0 => {
                 return Err(io::Error::new(
@@ -276,6 +281,10 @@ impl BufRead for SealedSource {
 }
 
 impl Source for SealedSource {
+    fn set_wait(&mut self, wait: Wait) {
+        self.wait = wait;
+    }
+
     fn rest(&mut self) -> Option<Arc<Socket>> {
         if self.start < self.end || !self.plain().is_empty() {
             return None;
@@ -331,6 +340,11 @@ impl SealedSink {
 }
 
 impl Sink for SealedSink {
+    fn is_ready(&self) -> bool {
+        // Towards an original, finishing waits for the other direction.
+        self.rule == End::Fin && self.socket.is_writable()
+    }
+
     fn take_from(&mut self, source: &mut dyn Source) -> Result<usize, Fault> {
         if self.buffer.is_empty() {
             self.buffer.resize(HEAD + ROOMS[0] + TAIL, 0);
