@@ -3,9 +3,9 @@
 
   scripts/bench --paths [OPTIONS]      as root: it makes network namespaces
 
-  --quick           under three minutes: one round, fewer paths, smaller transfers
+  --quick           under three minutes: one round, fewer paths, smaller transfers, no noise
   --rounds N        how many interleaved rounds (1 with --quick, otherwise 3)
-  --only NAME,...   only these parts and peers: narrow, loopback, long, first, cut; rathole
+  --only NAME,...   only these parts: narrow, loopback, long, first, cut
   --congestion NAME the congestion control of all sockets (default: what the system gives everyone)
   --json FILE       everything measured, as JSON
   --bin-dir DIR     where our programs are (scripts/bench sets it)
@@ -15,6 +15,7 @@ tests/bench/README.md says what is measured and how.
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -24,6 +25,9 @@ import measures
 from load import Data, Service
 from network import Network
 from report import write_json
+
+# Where tc is for an ordinary shell.
+os.environ["PATH"] += os.pathsep + os.pathsep.join(("/usr/sbin", "/sbin"))
 
 PARTS = ("narrow", "loopback", "long", "first", "cut")
 
@@ -45,8 +49,8 @@ def arguments():
         parser.error("--rounds is a number from 1 to 50")
     options.rounds = options.rounds or (1 if options.quick else 3)
     options.only = set(filter(None, options.only.split(",")))
-    for name in options.only - {*PARTS, "rathole"}:
-        parser.error(f"--only {name}: there are {', '.join(PARTS)} and rathole")
+    for name in options.only - {*PARTS}:
+        parser.error(f"--only {name}: there are {', '.join(PARTS)}")
     if not options.bin_dir:
         parser.error("--bin-dir is missing; start it with scripts/bench --paths")
     options.progress = sys.stderr
@@ -65,7 +69,7 @@ def run(options, folder):
     tables = []
 
     def part(name):
-        return not options.only & set(PARTS) or name in options.only
+        return not options.only or name in options.only
 
     def keep(more):
         for table in more:
@@ -77,7 +81,7 @@ def run(options, folder):
         if bench.rathole is None:
             bench.say("rathole is not installed, left out")
         print(f"{options.rounds} rounds, congestion control {network.congestion}, Linux {os.uname().release}, "
-              f"load average {load_before[0]:.2f}; medians, ± half the distance between the least and the largest")
+              f"load average {load_before[0]:.2f}; medians, ± half the distance between the least and the largest", flush=True)
         if part("narrow"):
             keep(measures.narrow(bench))
         if part("loopback"):
@@ -107,7 +111,12 @@ def run(options, folder):
 def main():
     options = arguments()
     if os.geteuid() != 0:
-        sys.exit("paths: only root may make network namespaces; start it with sudo")
+        sys.exit("paths: only root may make network namespaces; start it as root, say with sudo")
+    for tool, package in (("ip", "iproute2"), ("tc", "iproute2")):
+        if not shutil.which(tool):
+            sys.exit(f"paths: {tool} is missing; it is in the package {package}")
+    if not os.path.exists("/dev/net/tun"):
+        sys.exit("paths: /dev/net/tun is missing; the relay needs TUN devices")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, ended)
     # Every wait has a limit of its own; this one is for what nobody thought of.

@@ -48,7 +48,10 @@ class Data:
     """16 MiB of each kind, sent over and over when more is wanted."""
 
     def __init__(self):
-        self.kinds = {"text": text(SAMPLE), "random": random.Random(21).randbytes(SAMPLE)}
+        words, noise = text(SAMPLE), random.Random(21).randbytes(SAMPLE)
+        # In turn a MiB of the one and of the other, as pages and their pictures.
+        mixed = b"".join((noise, words)[i % 2][i * MIB:(i + 1) * MIB] for i in range(SAMPLE // MIB))
+        self.kinds = {"text": words, "random": noise, "mixed": mixed}
         self.sums = {}
 
     def pieces(self, kind, size):
@@ -94,7 +97,7 @@ def receive(sock, want):
     """Reads to the end. What came, when, and its SHA-256 if the whole came."""
     buffer = bytearray(CHUNK)
     digest = hashlib.sha256() if want.get("sum", True) else None
-    size, half, notes, trouble = 0, None, [], None
+    size, notes, trouble = 0, [], None
     at = time.monotonic()
     try:
         while True:
@@ -106,8 +109,6 @@ def receive(sock, want):
             size += n
             if digest:
                 digest.update(memoryview(buffer)[:n])
-            if half is None and size >= want["bytes"] / 2:
-                half = at
             if not notes or at - notes[-1][0] > NOTE:
                 notes.append((at, size))
     except TimeoutError:
@@ -115,7 +116,7 @@ def receive(sock, want):
         at = time.monotonic()
     except OSError as e:
         trouble = f"broke: {e}"
-    return {"bytes": size, "half": half, "last": at, "notes": notes, "trouble": trouble,
+    return {"bytes": size, "last": at, "notes": notes, "trouble": trouble,
             "sum": digest.hexdigest() if digest and not trouble else None}
 
 
@@ -250,6 +251,7 @@ class Visitor:
         got["start"] = start
         got["seconds"] = got["last"] - start
         got["mbit"] = got["bytes"] * 8e-6 / got["seconds"]
-        got["steady"] = (got["bytes"] - size / 2) * 8e-6 / (got["last"] - got["half"]) \
-            if got["half"] and got["last"] > got["half"] else float("nan")
+        # Without what opening the connection took, which is measured by itself.
+        first = got["notes"][0][0] if got["notes"] else start
+        got["flow"] = got["bytes"] * 8e-6 / max(got["last"] - first, 1e-6)
         return got

@@ -3,7 +3,8 @@
 import math
 import threading
 import time
-from contextlib import contextmanager, ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 
 import tunnels
 from load import MIB, Visitor
@@ -21,9 +22,6 @@ class Bench:
         self.visitor = Visitor(network.near, service, data)
         self.rathole = tunnels.find_rathole()
 
-    def wanted(self, name):
-        return not self.options.only or name in self.options.only
-
     @contextmanager
     def targets(self, settings, service=None, loopback=False):
         """Starts targets: name -> (programs or None, where the visitor connects)."""
@@ -39,7 +37,7 @@ class Bench:
                     found[name] = None, ("127.0.0.1" if loopback else FAR_ADDRESS, service.port)
                     continue
                 kind, arguments = how
-                if kind is tunnels.rathole and not (self.rathole and self.wanted("rathole")):
+                if kind is tunnels.rathole and (not self.rathole or self.options.quick and arguments):
                     continue
                 if "limits" in arguments and not tunnels.client_takes(places, arguments["limits"]):
                     continue
@@ -81,10 +79,11 @@ def narrow(bench):
     """A narrow link with a short queue: does compression pay?"""
     rate, size = 20 * MBIT, (4 if bench.options.quick else 8) * MIB
     columns = []
-    for kind in ("text", "random"):
+    kinds = ("text", "mixed", "random")
+    for kind in kinds:
         for way in ("to", "from"):
             columns.append((f"{kind} {way} Mbit/s", f"{kind}_{way}_mbit", 1))
-    for kind in ("text", "random"):
+    for kind in kinds:
         columns.append((f"{kind} wire/data", f"{kind}_wire", 2))
     table = Table(f"A link of 20 Mbit/s with a queue of 50 ms (tc tbf), {size // MIB} MiB in one stream: "
                   "Mbit/s of the data itself, to its last byte", columns)
@@ -94,7 +93,7 @@ def narrow(bench):
         for round_ in range(bench.options.rounds):
             for name, (_, address) in targets.items():
                 bench.say(f"20 Mbit/s, round {round_ + 1}: {name}")
-                for kind in ("text", "random"):
+                for kind in kinds:
                     wire, done = 0, 0
                     for way in ("to", "from"):
                         before = bench.network.wire_bytes()
@@ -109,6 +108,8 @@ def narrow(bench):
     for way in ("to", "from"):
         value = table.ratio("ours-auto", "ours-off", f"text_{way}_mbit")
         table.goal(f"text {way} the service, auto / off, at least 2.5", value, value >= 2.5)
+        value = table.ratio("ours-auto", "ours-on", f"mixed_{way}_mbit")
+        table.goal(f"mixed {way} the service, auto / on, at least 0.8", value, value >= 0.8)
         value = table.ratio("ours-auto", "ours-off", f"random_{way}_mbit")
         table.goal(f"random {way} the service, auto / off, at least 0.99", value, value >= 0.99)
     return [table]
@@ -117,35 +118,37 @@ def narrow(bench):
 def loopback(bench, service):
     """No link at all: does `auto` keep out of the way?"""
     seconds = 0.8 if bench.options.quick else 2.0
-    columns = [(f"{kind} {way} {unit}", f"{kind}_{way}_{metric}", digits)
-               for kind in ("random", "text") for way in ("to", "from")
-               for unit, metric, digits in (("MB/s", "mb", 0), ("s/GiB", "cpu", 2))]
-    table = Table(f"Loopback, no limit, {seconds} s in one stream: MB/s, and CPU seconds per GiB of both programs", columns)
+    cases = [(kind, way, 1) for kind in ("random", "text") for way in ("to", "from")] + [("text", "from", 8)]
+    columns = [(f"{kind} {way}{f' x{streams}' if streams > 1 else ''} {unit}", f"{kind}_{way}_{streams}_{metric}", digits)
+               for kind, way, streams in cases for unit, metric, digits in (("MB/s", "mb", 0), ("s/GiB", "cpu", 2))]
+    table = Table(f"Loopback, no limit, {seconds} s: MB/s, and CPU seconds per GiB of both programs", columns)
     settings = {f"ours-{c}": (tunnels.ours, {"compression": c}) for c in ("off", "auto")}
     visitor = Visitor(bench.network.near, service, bench.visitor.data)
     # Far more than there is time for.
     size = 1 << 40
-    with bench.targets(settings, service, loopback=True) as targets:
+    with bench.targets(settings, service, loopback=True) as targets, ThreadPoolExecutor(8) as threads:
         for round_ in range(bench.options.rounds + 2):
             # In turn the one and the other goes first.
             order = list(targets.items())[::1 if round_ % 2 else -1]
             bench.say(f"loopback, round {round_ + 1}")
-            for kind in ("random", "text"):
-                for way in ("to", "from"):
-                    for name, (programs, address) in order:
-                        before = programs.cpu()
-                        try:
-                            got = visitor.transfer(address, way, kind, size, seconds, check_sum=False)
-                        except OSError as e:
-                            table.trouble.append(f"{name}: {e}")
-                            continue
-                        time.sleep(0.1)
-                        table.add(name, f"{kind}_{way}_mb", got["mbit"] / 8)
-                        table.add(name, f"{kind}_{way}_cpu", (programs.cpu() - before) / got["bytes"] * 1024 * MIB)
-    for kind in ("random", "text"):
-        for way in ("to", "from"):
-            value = table.ratio("ours-auto", "ours-off", f"{kind}_{way}_mb")
-            table.goal(f"{kind} {way} the service, auto / off, at least 0.97", value, value >= 0.97)
+            for kind, way, streams in cases:
+                for name, (programs, address) in order:
+                    before = programs.cpu()
+                    going = [threads.submit(visitor.transfer, address, way, kind, size, seconds, check_sum=False)
+                             for _ in range(streams)]
+                    try:
+                        got = [one.result() for one in going]
+                    except OSError as e:
+                        table.trouble.append(f"{name}: {e}")
+                        continue
+                    time.sleep(0.1)
+                    metric = f"{kind}_{way}_{streams}"
+                    table.add(name, f"{metric}_mb", sum(one["mbit"] for one in got) / 8)
+                    table.add(name, f"{metric}_cpu",
+                              (programs.cpu() - before) / sum(one["bytes"] for one in got) * 1024 * MIB)
+    for kind, way, streams in cases:
+        value = table.ratio("ours-auto", "ours-off", f"{kind}_{way}_{streams}_mb")
+        table.goal(f"{kind} {way} the service, {streams} at once, auto / off, at least 0.97", value, value >= 0.97)
     return [table]
 
 
@@ -178,11 +181,11 @@ def ceiling(bench, relay):
         relay.tell(delay=0, rate=0, queue=0.2, loss=0, seed=1)
         got = bench.transfer(table, "direct", address, "from", "random", 16 * MIB, 10)
         table.add("direct", "busy", relay.tell()["cpu"])
-        table.add("direct", "ceiling", got["steady"] if got else math.nan)
+        table.add("direct", "ceiling", got["flow"] if got else math.nan)
         relay.tell(delay=0, rate=50 * MBIT, queue=0.2, loss=0, seed=1)
         got = bench.transfer(table, "direct", address, "from", "random", 4 * MIB, 10)
         # Of 1,500 bytes 1,448 are data.
-        table.add("direct", "fifty", got["steady"] if got else math.nan)
+        table.add("direct", "fifty", got["flow"] if got else math.nan)
         relay.tell(delay=0.05, rate=0, queue=0.2, loss=0, seed=1)
         sock = bench.visitor._connect(address, 5)
         started = time.monotonic()
@@ -202,9 +205,9 @@ def long_paths(bench, relay):
     for rate, loss in combinations:
         table = Table(
             f"200 ms there and back, {rate} Mbit/s, {loss * 100:.0f} % loss, a queue of 200 ms; random data, "
-            f"one stream, {size // MIB} MiB or {limit} s",
+            f"one stream, {size // MIB} MiB or {limit} s: Mbit/s from the first byte to the last, seconds from connect",
             [(f"{way} {unit}", f"{way}_{metric}", digits) for way in ("to", "from")
-             for unit, metric, digits in (("Mbit/s", "mbit", 1), ("second half", "steady", 1), ("last byte s", "seconds", 2))])
+             for unit, metric, digits in (("Mbit/s", "flow", 1), ("last byte s", "seconds", 2))])
         table.relay = []
         with bench.targets({"direct": None, **PLAIN}) as targets:
             for round_ in range(bench.options.rounds):
@@ -215,15 +218,14 @@ def long_paths(bench, relay):
                         got = bench.transfer(table, name, address, way, "random", size, limit)
                         relay_note(table, relay.tell())
                         whole = got and not got["trouble"]
-                        table.add(name, f"{way}_mbit", got["mbit"] if got else math.nan)
-                        table.add(name, f"{way}_steady", got["steady"] if whole else math.nan)
+                        table.add(name, f"{way}_flow", got["flow"] if got else math.nan)
                         table.add(name, f"{way}_seconds", got["seconds"] if whole else math.nan)
                         # Quickly: what is left over is dropped.
                         relay.tell(delay=0.01, rate=0, queue=0.2, loss=0, seed=1)
                         bench.quiesce()
         relay_summary(table)
         for way in ("to", "from"):
-            value = table.ratio("ours", "rathole", f"{way}_mbit")
+            value = table.ratio("ours", "rathole", f"{way}_flow")
             table.goal(f"{way} the service, ours / rathole, at least 0.98", value, value >= 0.98)
         tables.append(table)
     return tables

@@ -41,10 +41,10 @@ class Namespace:
     """A network namespace of its own, with loopback up."""
 
     def __init__(self):
-        home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         check(libc.unshare(CLONE_NEWNET), "cannot make a network namespace")
         try:
-            self.fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            self.fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         finally:
             check(libc.setns(home, CLONE_NEWNET), "cannot return from a network namespace")
             os.close(home)
@@ -66,7 +66,7 @@ class Namespace:
     @contextmanager
     def inside(self):
         """Sockets made meanwhile belong to this namespace, for ever."""
-        home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self.enter()
         try:
             yield

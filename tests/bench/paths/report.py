@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+import sys
 
 
 def median(samples):
@@ -61,7 +62,8 @@ class Table:
         for goal in self.goals:
             print(f"{'met   ' if goal['met'] else 'MISSED'} {goal['text']}: {goal['value']:.2f}")
         for trouble in dict.fromkeys(self.trouble):
-            print(f"trouble: {trouble}", flush=True)
+            print(f"trouble: {trouble}")
+        sys.stdout.flush()
 
 
 def finite(value):
