@@ -177,7 +177,7 @@ enum Turn {
     Over,
 }
 
-/// Performance: how many turns a nudge has before it is work for a worker. The rooms of a sink make
+/// Performance: how many turns a nudge has before it is work for a worker. The rooms of a sealing sink make
 /// that 20 KiB, some 30 us.
 const NUDGE_TURNS: usize = 2;
 
