@@ -19,6 +19,7 @@ import json
 import os
 import random
 import select
+import signal
 import sys
 import time
 from collections import deque
@@ -90,6 +91,8 @@ class Direction:
 
 def main():
     a, b = int(sys.argv[1]), int(sys.argv[2])
+    # Whoever started it ends it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     for fd in (a, b):
         os.set_blocking(fd, False)
     ways = [Direction(a, b, 0), Direction(b, a, 1)]
