@@ -64,7 +64,10 @@ def ended(number, _frame):
 def run(options, folder):
     started, load_before = time.monotonic(), os.getloadavg()
     data = Data()
-    network = Network(options.congestion)
+    try:
+        network = Network(options.congestion)
+    except OSError as e:
+        sys.exit(f"paths: {e}")
     services = [Service(network.far, data), Service(network.near, data)]
     tables = []
 
@@ -95,6 +98,8 @@ def run(options, folder):
                     keep(measures.first_bytes(bench, relay))
                 if part("cut"):
                     keep(measures.cut(bench, relay))
+    except OSError as e:
+        sys.exit(f"paths: {e}")
     finally:
         for service in services:
             service.close()

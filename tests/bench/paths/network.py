@@ -94,7 +94,11 @@ class Namespace:
         with self.inside():
             file = Path("/proc/sys/net/ipv4/tcp_congestion_control")
             if name:
-                file.write_text(name)
+                try:
+                    file.write_text(name)
+                except OSError as e:
+                    raise OSError(f"congestion control {name}: {e.strerror}; namespaces may use what the system "
+                                  "has in net.ipv4.tcp_allowed_congestion_control") from e
             return file.read_text().strip()
 
     def tun(self):
