@@ -1,7 +1,9 @@
 //! Ways to be a [`Duplex`](crate::duplex::Duplex) after authentication.
 //!
 //! ```text
+//! ledger   where memory and compression are counted
 //! sealed   TCP + wire frames: the data channels of the reverse tunnel
 //! ```
 
+pub mod ledger;
 pub mod sealed;

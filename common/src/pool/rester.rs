@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 
+use crate::budget;
 use crate::duplex::{Fault, Socket};
 use crate::relay::Pump;
 
@@ -133,6 +134,7 @@ impl Run {
                         .iter()
                         .filter_map(|event| table.remove(&event.token().0)),
                 );
+                budget::shrink(&mut table);
             }
             for Resting { pump, mut watch } in ready.drain(..) {
                 watch.deregister(self.poll.registry());

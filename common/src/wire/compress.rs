@@ -46,6 +46,8 @@ pub enum ContainerError {
     Damaged,
     /// It would expand above the limit.
     TooLarge,
+    /// The caller has no room for what it expands to.
+    NoRoom,
 }
 
 impl fmt::Display for ContainerError {
@@ -55,6 +57,7 @@ impl fmt::Display for ContainerError {
             Self::Truncated => "LZ4 frame without its end",
             Self::Damaged => "damaged LZ4 frame",
             Self::TooLarge => "LZ4 frame expands above the limit",
+            Self::NoRoom => "memory_budget is used up: no room for what an LZ4 frame expands to",
         })
     }
 }
@@ -118,32 +121,59 @@ pub fn unpack(
     spare: &mut Vec<u8>,
     limit: usize,
 ) -> Result<Unpacked, ContainerError> {
+    unpack_within(container, spare, limit, |wanted| wanted)
+}
+
+/// As [`unpack`], but `may` is asked before the spare buffer grows: it is told how long it would be, and
+/// answers how long it may be. Growth is exact, so that who counts bytes counts right.
+pub fn unpack_within(
+    container: &[u8],
+    spare: &mut Vec<u8>,
+    limit: usize,
+    mut may: impl FnMut(usize) -> usize,
+) -> Result<Unpacked, ContainerError> {
     match single_block(container, limit)? {
         Shape::Empty => Ok(Unpacked::InPlace(0..0)),
         Shape::Stored(range) => Ok(Unpacked::InPlace(range)),
-        Shape::Packed { block, room, exact } => {
-            if spare.len() < room {
-                spare.resize(room, 0);
-            }
+        Shape::Packed {
+            block,
+            room: wanted,
+            exact,
+        } => {
+            let room = grow(spare, wanted, &mut may);
             let len = lz4::block::decompress_to_buffer(
                 &container[block],
                 Some(room as i32),
                 &mut spare[..room],
             )
             .map_err(|_| {
-                if room == limit {
+                if room < wanted {
+                    ContainerError::NoRoom
+                } else if room == limit {
                     ContainerError::TooLarge
                 } else {
                     ContainerError::Damaged
                 }
             })?;
-            if exact && len != room {
+            if exact && len != wanted {
                 return Err(ContainerError::Damaged);
             }
             Ok(Unpacked::Spare(len))
         }
-        Shape::Other => unpack_any(container, spare, limit).map(Unpacked::Spare),
+        Shape::Other => unpack_any(container, spare, limit, may).map(Unpacked::Spare),
     }
+}
+
+/// Makes the buffer `wanted` bytes long, or as long as it may be; how much of `wanted` there is.
+fn grow(spare: &mut Vec<u8>, wanted: usize, may: &mut impl FnMut(usize) -> usize) -> usize {
+    if spare.len() < wanted {
+        let granted = may(wanted).min(wanted);
+        if spare.len() < granted {
+            spare.reserve_exact(granted - spare.len());
+            spare.resize(granted, 0);
+        }
+    }
+    spare.len().min(wanted)
 }
 
 /// What [`single_block`] found.
@@ -248,6 +278,7 @@ fn unpack_any(
     container: &[u8],
     spare: &mut Vec<u8>,
     limit: usize,
+    mut may: impl FnMut(usize) -> usize,
 ) -> Result<usize, ContainerError> {
     // The decoder reports damage, and the caller's loop the limit; a missing end shows in finish().
     let mut decoder = lz4::Decoder::new(container).map_err(|_| ContainerError::Damaged)?;
@@ -255,7 +286,9 @@ fn unpack_any(
     loop {
         if spare.len() == have {
             let room = (2 * have).clamp(4096, limit.max(4096) + 1);
-            spare.resize(room, 0);
+            if grow(spare, room, &mut may) == have {
+                return Err(ContainerError::NoRoom);
+            }
         }
         match decoder.read(&mut spare[have..]) {
             Ok(0) => break,
