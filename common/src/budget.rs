@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Room for a frame with 4 KiB of payload, in bytes.
 pub const SMALL: usize = 4 * 1024 + 256;
@@ -54,6 +54,8 @@ struct Inner {
     used: AtomicUsize,
     /// The most that was used since memory was last handed back.
     peak: AtomicUsize,
+    /// Memory was handed back by a thread that goes on.
+    unsettled: AtomicBool,
 }
 
 /// A bound on memory. Cheap to clone: clones count together.
@@ -74,6 +76,7 @@ impl Budget {
             limit: limit.max(LEAST),
             used: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
+            unsettled: AtomicBool::new(false),
         }))
     }
 
@@ -138,7 +141,10 @@ impl Budget {
                 used.checked_add(bytes).filter(|sum| *sum <= bound)
             });
         if let Ok(before) = taken {
-            self.0.peak.fetch_max(before + bytes, Ordering::Relaxed);
+            let sum = before + bytes;
+            if self.0.peak.fetch_max(sum, Ordering::Relaxed) < sum && sum >= HAND_BACK {
+                self.0.unsettled.store(true, Ordering::Relaxed);
+            }
         }
         taken.is_ok()
     }
@@ -152,6 +158,15 @@ impl Budget {
                 .compare_exchange(peak, used, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()
         {
+            self.0.unsettled.store(true, Ordering::Relaxed);
+            give_back::give_back();
+        }
+    }
+
+    /// The threads that used it have ended: what they had kept for themselves goes back to the system,
+    /// too, if there was anything to speak of since the last time.
+    pub fn settle(&self) {
+        if self.0.unsettled.swap(false, Ordering::Relaxed) {
             give_back::give_back();
         }
     }

@@ -397,7 +397,15 @@ struct Leave<'a>(&'a Inner);
 
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
-        self.0.lock().workers -= 1;
+        let left = {
+            let mut state = self.0.lock();
+            state.workers -= 1;
+            state.workers
+        };
+        if left == 0 {
+            // What a thread has at hand of freed memory keeps whole pages in use until it ends.
+            self.0.budget.settle();
+        }
     }
 }
 

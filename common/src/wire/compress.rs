@@ -273,6 +273,13 @@ fn single_block(container: &[u8], limit: usize) -> Result<Shape, ContainerError>
     })
 }
 
+/// What the reference decoder allocates for this container while it works, in bytes: a block before and
+/// one after, and what linked blocks look back at.
+fn workspace(container: &[u8]) -> usize {
+    let class = container.get(5).map_or(4, |bd| (bd >> 4 & 7).max(4));
+    2 * (1 << (8 + 2 * class)) + 128 * 1024
+}
+
 /// Any legal container, by the reference decoder: linked blocks, several blocks, checksums.
 fn unpack_any(
     container: &[u8],
@@ -282,6 +289,8 @@ fn unpack_any(
 ) -> Result<usize, ContainerError> {
     // The decoder reports damage, and the caller's loop the limit; a missing end shows in finish().
     let mut decoder = lz4::Decoder::new(container).map_err(|_| ContainerError::Damaged)?;
+    let work = workspace(container);
+    let mut may = |wanted| may(wanted + work).saturating_sub(work);
     let mut have = 0;
     loop {
         if spare.len() == have {
