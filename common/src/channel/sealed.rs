@@ -17,16 +17,16 @@ use std::time::{Duration, Instant};
 
 use super::ledger::Ledger;
 use crate::budget::{self, Grant, Want};
-use crate::duplex::{Duplex, Fault, Sink, Socket, Source};
+use crate::duplex::{Duplex, Fault, Sink, Socket, Source, Wait};
 use crate::metrics::Traffic;
 use crate::wire::compress::ContainerError;
 use crate::wire::frame::{self, FIN, FrameError, HEAD, Opened, Opener, Sealer, TAIL};
 use crate::wire::message::Kind;
-use crate::wire::{CIPHERTEXT_MAX, DATA_PAYLOAD_MAX, LEN_LEN, MESSAGE_HEAD, MESSAGE_MAX, STRIDE};
+use crate::wire::{CIPHERTEXT_MAX, DATA_PAYLOAD_MAX, LEN_LEN, MESSAGE_HEAD, MESSAGE_MAX};
 
 /// Performance: the payload rooms of a sink, in bytes; a read that fills one earns the next, so that
 /// a terminal session does not hold what a download needs.
-const ROOMS: [usize; 4] = [4 * 1024, 16 * 1024, STRIDE, DATA_PAYLOAD_MAX];
+const ROOMS: [usize; 3] = [4 * 1024, 16 * 1024, DATA_PAYLOAD_MAX];
 /// Performance: the least a source asks the socket for, in bytes, so that small frames come many to
 /// a read.
 const READ_MIN: usize = 16 * 1024;
@@ -77,6 +77,7 @@ pub fn sealed(
     Ok(Duplex {
         source: Box::new(SealedSource {
             socket: socket.clone(),
+            wait: Wait::default(),
             opener,
             buffer: rest,
             start: 0,
@@ -125,6 +126,7 @@ enum Plain {
 
 struct SealedSource {
     socket: Arc<Socket>,
+    wait: Wait,
     opener: Opener,
     /// Received bytes; `start..end` are frames not yet opened.
     buffer: Vec<u8>,
@@ -270,7 +272,10 @@ impl SealedSource {
         // bytes that have come.
         let wanted = wanted.min((2 * pending).max(READ_MAX));
         let wanted = self.make_room(wanted, frame.map_or(0, |len| LEN_LEN + len))?;
-        match self.socket.read(&mut self.buffer[pending..wanted])? {
+        match self
+            .socket
+            .read(&mut self.buffer[pending..wanted], self.wait)?
+        {
             0 if self.rule == End::Tcp && pending == 0 => self.ended = true,
             0 => {
                 return Err(io::Error::new(
@@ -344,6 +349,10 @@ impl BufRead for SealedSource {
 }
 
 impl Source for SealedSource {
+    fn set_wait(&mut self, wait: Wait) {
+        self.wait = wait;
+    }
+
     fn rest(&mut self) -> Option<Arc<Socket>> {
         if self.start < self.end || !self.plain().is_empty() {
             return None;
@@ -419,6 +428,11 @@ impl SealedSink {
 }
 
 impl Sink for SealedSink {
+    fn is_ready(&self) -> bool {
+        // Towards an original, finishing waits for the other direction.
+        self.rule == End::Fin && self.socket.is_writable()
+    }
+
     fn take_from(&mut self, source: &mut dyn Source) -> Result<usize, Fault> {
         if self.buffer.is_empty() {
             lengthen(&mut self.buffer, HEAD + ROOMS[0] + TAIL);
