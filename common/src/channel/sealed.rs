@@ -193,6 +193,7 @@ impl SealedSource {
     /// Gives a spare buffer back that only an unusual peer needs: it must not stay with the pair.
     fn trim_spare(&mut self) {
         if self.spare.len() > SPARE_KEPT {
+            self.plain = Plain::None;
             self.spare = Vec::new();
             let _ = self.memory.hold(self.buffer.len(), Want::Comfort);
         }
