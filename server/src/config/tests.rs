@@ -55,6 +55,8 @@ fn the_full_example_spells_out_the_defaults() {
         identity_key_file: folder.join("server_identity_key.hex"),
         allowed_clients_file: folder.join("allowed_clients.txt"),
         allowed_ports: full.allowed_ports.clone(),
+        // By default less where the system has little.
+        memory_budget: 256 << 20,
         ..bare
     };
     assert_eq!(full, expected);
