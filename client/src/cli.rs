@@ -162,8 +162,9 @@ fn describe(config: &Config) -> String {
         });
     }
     lines.push(format!(
-        "Carries at most {} connections at a time; gives them {} s when it is stopped.",
-        config.limits.pairs,
+        "Carries up to {}, in {} MiB of buffers; gives them {} s when it is stopped.",
+        config.capacity(),
+        config.memory_budget / (1024 * 1024),
         config.grace.as_secs_f64()
     ));
     lines.join("\n")

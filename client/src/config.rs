@@ -7,13 +7,20 @@ mod tunnels;
 
 pub use key::{EnsuredKey, KeyError, ensure_identity_key, identity_key, keygen};
 
+use minitcptunnel_common::budget::Budget;
+use minitcptunnel_common::capacity::Capacity;
 use minitcptunnel_common::config::{
     self, AnyPort, Checker, CompressionSetting, Count, Grace, Host, Places, Port, Seconds, Secret,
+    Size,
 };
 use minitcptunnel_common::identity::{self, IdentityKey, PublicKey};
+use minitcptunnel_common::resources;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Descriptors that are not for pairs: pollers, the session, files.
+const OWN_FILES: usize = 64;
 
 /// Appended wherever the pin is missing or broken.
 const HOW_TO_PIN: &str = "the server prints its key when it starts (\"Server Identity Public Key (Pin in client config): ...\") \
@@ -30,6 +37,7 @@ pub struct Raw {
     pub identity_private_key_hex: Option<Secret>,
     pub tunnels: Option<Vec<RawTunnel>>,
     pub compression: Option<CompressionSetting>,
+    pub memory_budget: Option<Size>,
     pub limits: Option<RawLimits>,
     pub timeouts: Option<RawTimeouts>,
     pub grace: Option<Grace>,
@@ -97,12 +105,26 @@ pub struct Config {
     pub tunnels: Vec<Tunnel>,
     /// Whether data sent to the server is compressed, unless a tunnel says otherwise.
     pub compression: CompressionSetting,
+    /// What pairs and their buffers may hold together, in bytes.
+    pub memory_budget: usize,
     /// How much of everything there may be.
     pub limits: Limits,
     /// How long each stage may take.
     pub timeouts: Timeouts,
     /// How long running pairs may go on after a signal.
     pub grace: Duration,
+}
+
+impl Config {
+    /// How many connections that allows on this system, as far as it is known before the start.
+    pub fn capacity(&self) -> Capacity {
+        Capacity::new(
+            self.limits.pairs,
+            resources::open_files_at_most(),
+            OWN_FILES,
+            &Budget::new(self.memory_budget),
+        )
+    }
 }
 
 /// A tunnel: a public port of the server and the local service behind it.
@@ -131,7 +153,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { pairs: 4096 }
+        Self { pairs: Count::MOST }
     }
 }
 
@@ -226,6 +248,7 @@ pub fn check(raw: Raw, places: Places, pinning: Pinning) -> Result<Checked, KeyE
         identity,
         tunnels,
         compression,
+        memory_budget: raw.memory_budget.map_or_else(Budget::usual, Size::bytes),
         limits,
         timeouts,
         grace: raw.grace.map_or(Duration::from_secs(5), Grace::duration),

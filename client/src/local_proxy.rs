@@ -16,6 +16,7 @@ use std::net::TcpStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use minitcptunnel_common::channel::ledger::Ledger;
 use minitcptunnel_common::dial;
 use minitcptunnel_common::duplex::{self, Duplex};
 use minitcptunnel_common::id::{ConnId, TunnelId};
@@ -80,6 +81,14 @@ impl LocalProxy {
         }
     }
 
+    /// Where the data channels of this tunnel are counted.
+    pub(crate) fn ledger(&self, target: &Target) -> Ledger {
+        Ledger {
+            budget: self.pool.budget().clone(),
+            traffic: target.traffic.clone(),
+        }
+    }
+
     /// Serves one connection, or refuses it. Does not block.
     pub fn serve<F: FarEnd>(&self, call: Call, far: F) {
         let permit = match self.pool.admit() {
@@ -131,6 +140,7 @@ impl LocalProxy {
 fn refusal(e: &PoolError) -> Refusal {
     match e {
         PoolError::Full => Refusal::Pairs,
+        PoolError::Memory => Refusal::Memory,
         PoolError::Closed => Refusal::SessionEnded,
         PoolError::Thread(_) => Refusal::Resources,
     }

@@ -38,6 +38,7 @@ fn config(server: &FakeServer) -> Config {
         tunnels: vec![tunnel("web", 8080, 1), tunnel("ssh", 2222, 1)],
         compression: CompressionSetting::Auto,
         limits: Limits { pairs: 64 },
+        memory_budget: 64 << 20,
         timeouts: Timeouts {
             connect: SOON,
             handshake: NEVER,

@@ -201,7 +201,7 @@ fn broken_inputs_are_told_exactly() {
         (format!("server_host: h\nserver_pub_key: '02{:062}'", 0), format!("client_config.yaml:2:1: server_pub_key: this is not a public key (these 64 hex digits are not an Ed25519 public key; copy it again); {how}")),
         (own, format!("client_config.yaml:3:1: server_pub_key: this is the public key of this client, not of the server; {how}")),
         (format!("{head}identity_private_key_hex: 5"), "client_config.yaml:3:27: identity_private_key_hex: expected text in quotes".into()),
-        (format!("{head}tunnel: []"), "client_config.yaml:3:1: unknown key `tunnel`; did you mean `tunnels`? Known here: `server_host`, `server_port`, `server_pub_key`, `identity_private_key_hex`, `tunnels`, `compression`, `limits`, `timeouts`, `grace`".into()),
+        (format!("{head}tunnel: []"), "client_config.yaml:3:1: unknown key `tunnel`; did you mean `tunnels`? Known here: `server_host`, `server_port`, `server_pub_key`, `identity_private_key_hex`, `tunnels`, `compression`, `memory_budget`, `limits`, `timeouts`, `grace`".into()),
         (format!("{head}tunnels: [{{id: a, remoteport: 1}}]"), "client_config.yaml:3:19: tunnels[0]: unknown key `remoteport`; did you mean `remote_port`? Known here: `id`, `remote_port`, `local_host`, `local_port`, `auto_start`, `compression`".into()),
         (format!("{head}{at_tunnel}, {{id: b, remote_port: 2, local_port: 70000}}]"), "client_config.yaml:3:105: tunnels[1].local_port: expected a port from 1 to 65535, found the number 70000".into()),
         (format!("{head}{at_tunnel}, {{remote_port: 2, local_port: 2}}]"), "client_config.yaml:3:69: tunnels[1].id: the key is missing; give the tunnel a name".into()),
@@ -220,6 +220,7 @@ fn broken_inputs_are_told_exactly() {
         (format!("{head}{at_tunnel}, {{id: b, remote_port: 2, local_port: 2, auto_start: maybe}}]"), "client_config.yaml:3:120: tunnels[1].auto_start: expected true or false, found the text \"maybe\"".into()),
         (format!("{head}tunnels: {{id: a}}"), "client_config.yaml:3:10: tunnels: expected a list, found a group of keys".into()),
         (format!("{head}limits: {{pairs: 0}}"), "client_config.yaml:3:17: limits.pairs: expected a whole number from 1 to 1000000, found the number 0".into()),
+        (format!("{head}memory_budget: 64 TB"), "client_config.yaml:3:16: memory_budget: expected a size from 1 MiB to 1024 GiB, such as \"64 MiB\" or 67108864, found the text \"64 TB\"".into()),
         (format!("{head}timeouts: {{connect: 0}}"), "client_config.yaml:3:21: timeouts.connect: expected a number of seconds from 0.001 to 31536000, found the number 0".into()),
         (
             format!("{head}timeouts: {{heartbeat_interval: 90}}"),
@@ -234,7 +235,7 @@ fn broken_inputs_are_told_exactly() {
             "client_config.yaml:3:12: timeouts.backoff_max: backoff_min (1 s) is longer than backoff_max (0.5 s); the waits grow from the first to the second".into(),
         ),
     ];
-    assert_eq!(cases.len(), 29);
+    assert_eq!(cases.len(), 30);
     let mut wrong = Vec::new();
     for (text, message) in cases {
         let said = match check_text(YAML, &text, Pinning::Required) {

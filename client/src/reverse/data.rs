@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use minitcptunnel_common::channel::ledger::Ledger;
 use minitcptunnel_common::channel::sealed::{self, Compression, End};
 use minitcptunnel_common::duplex::{self, Duplex};
 use minitcptunnel_common::evloop::Inbox;
@@ -41,6 +42,7 @@ pub(crate) struct DataEnd {
     pub(crate) link: Arc<Link>,
     pub(crate) conn: ConnId,
     pub(crate) compression: Compression,
+    pub(crate) ledger: Ledger,
 }
 
 impl DataEnd {
@@ -92,7 +94,15 @@ impl FarEnd for DataEnd {
             sealer,
             opener,
         } = channel;
-        sealed::sealed(stream, sealer, opener, Vec::new(), end, self.compression)
+        sealed::sealed(
+            stream,
+            sealer,
+            opener,
+            Vec::new(),
+            end,
+            self.compression,
+            &self.ledger,
+        )
     }
 
     fn refuse(&self, reason: &str) {

@@ -15,8 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::ledger::Ledger;
 use super::policy::Policy;
+use crate::budget::{self, Grant, Want};
 use crate::duplex::{Duplex, Fault, Sink, Socket, Source, Wait};
+use crate::metrics::Traffic;
+use crate::wire::compress::ContainerError;
 use crate::wire::frame::{self, FIN, FrameError, HEAD, Opened, Opener, Sealer, TAIL};
 use crate::wire::message::Kind;
 use crate::wire::{CIPHERTEXT_MAX, DATA_PAYLOAD_MAX, LEN_LEN, MESSAGE_HEAD, MESSAGE_MAX};
@@ -29,6 +33,8 @@ const ROOMS: [usize; 3] = [4 * 1024, 16 * 1024, DATA_PAYLOAD_MAX];
 const READ_MIN: usize = 16 * 1024;
 /// Safety: the most that a source makes room for before the bytes are there; frames of ours fit.
 const READ_MAX: usize = LEN_LEN + HEAD + DATA_PAYLOAD_MAX + TAIL;
+/// Performance: the spare buffer that is kept for the next frame, in bytes; frames of ours fit.
+const SPARE_KEPT: usize = 256 * 1024;
 /// Semantics (PROTOCOL.md 9): how long the other direction must be silent before an original is
 /// told that ours has ended.
 const ORIGINAL_SILENCE: Duration = Duration::from_secs(5);
@@ -54,6 +60,7 @@ pub fn sealed(
     rest: Vec<u8>,
     end: End,
     compression: Compression,
+    ledger: &Ledger,
 ) -> io::Result<Duplex> {
     let socket = Socket::new(stream)?;
     let other = Arc::new(Other::default());
@@ -69,6 +76,7 @@ pub fn sealed(
             usual: 0,
             plain: Plain::None,
             spare: Vec::new(),
+            memory: ledger.budget.half(budget::SOURCE),
             rule: end,
             ended: false,
             failed: None,
@@ -79,6 +87,8 @@ pub fn sealed(
             sealer,
             buffer: Vec::new(),
             packed: Vec::new(),
+            memory: ledger.budget.half(budget::SINK),
+            traffic: ledger.traffic.clone(),
             policy: Policy::new(compression),
             rule: end,
             other,
@@ -117,6 +127,8 @@ struct SealedSource {
     usual: usize,
     plain: Plain,
     spare: Vec<u8>,
+    /// For both buffers.
+    memory: Grant,
     rule: End,
     ended: bool,
     /// Errors are final: behind a frame that does not open, the next one still would.
@@ -128,7 +140,56 @@ fn damage(what: impl ToString) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_string())
 }
 
+/// What is wrong with a frame: usually the frame.
+fn not_opened(e: FrameError) -> io::Error {
+    match e {
+        FrameError::Container(ContainerError::NoRoom) => {
+            io::Error::new(io::ErrorKind::OutOfMemory, e)
+        }
+        e => damage(e),
+    }
+}
+
+/// Makes a buffer longer, to the byte: what doubling would add is in no budget.
+fn lengthen(buffer: &mut Vec<u8>, len: usize) {
+    buffer.reserve_exact(len.saturating_sub(buffer.len()));
+    buffer.resize(len, 0);
+}
+
 impl SealedSource {
+    /// Makes the receive buffer `wanted` bytes long, or what else is to be had; `frame` is what has to
+    /// fit in the end. How long it is.
+    fn make_room(&mut self, wanted: usize, frame: usize) -> io::Result<usize> {
+        if self.buffer.len() >= wanted {
+            return Ok(wanted);
+        }
+        // Nothing is in the spare buffer while more is received.
+        let least = wanted.min(frame.max(budget::SMALL));
+        let len = if self.memory.hold(wanted + self.spare.len(), Want::Comfort) {
+            wanted
+        } else if self.buffer.len() >= least {
+            return Ok(self.buffer.len());
+        } else if least <= budget::SMALL || self.memory.hold(least + self.spare.len(), Want::Need) {
+            least
+        } else {
+            return Err(io::Error::new(
+                io::ErrorKind::OutOfMemory,
+                format!("memory_budget is used up: no room for a frame of {frame} bytes"),
+            ));
+        };
+        lengthen(&mut self.buffer, len);
+        Ok(len)
+    }
+
+    /// Gives a spare buffer back that only an unusual peer needs: it must not stay with the pair.
+    fn trim_spare(&mut self) {
+        if self.spare.len() > SPARE_KEPT {
+            self.plain = Plain::None;
+            self.spare = Vec::new();
+            let _ = self.memory.hold(self.buffer.len(), Want::Comfort);
+        }
+    }
+
     /// Opens the next whole frame in the buffer. `false`: more bytes are needed.
     fn open_next(&mut self) -> io::Result<bool> {
         let pending = &self.buffer[self.start..self.end];
@@ -141,11 +202,20 @@ impl SealedSource {
         let at = self.start + LEN_LEN;
         self.start = at + len;
         self.usual = len;
+        let received = self.buffer.len();
+        let memory = &mut self.memory;
+        let may = |wanted| {
+            if memory.hold(received + wanted, Want::Need) {
+                wanted
+            } else {
+                budget::SMALL
+            }
+        };
         let body = &mut self.buffer[at..at + len];
         let (message, plain) = match self
             .opener
-            .open(body, &mut self.spare, MESSAGE_MAX)
-            .map_err(damage)?
+            .open_within(body, &mut self.spare, MESSAGE_MAX, may)
+            .map_err(not_opened)?
         {
             Opened::InPlace(r) => (
                 &body[r.clone()],
@@ -193,9 +263,7 @@ impl SealedSource {
         // A length alone claims no more than our own largest frame; room for more has to be earned by
         // bytes that have come.
         let wanted = wanted.min((2 * pending).max(READ_MAX));
-        if self.buffer.len() < wanted {
-            self.buffer.resize(wanted, 0);
-        }
+        let wanted = self.make_room(wanted, frame.map_or(0, |len| LEN_LEN + len))?;
         match self
             .socket
             .read(&mut self.buffer[pending..wanted], self.wait)?
@@ -267,6 +335,7 @@ impl BufRead for SealedSource {
         }
         if self.plain().is_empty() {
             self.other.in_hand.store(false, Ordering::Relaxed);
+            self.trim_spare();
         }
     }
 }
@@ -283,6 +352,7 @@ impl Source for SealedSource {
         self.plain = Plain::None;
         self.buffer = Vec::new();
         self.spare = Vec::new();
+        self.memory.free();
         (self.start, self.end, self.usual) = (0, 0, 0);
         Some(self.socket.clone())
     }
@@ -297,6 +367,9 @@ struct SealedSink {
     sealer: Sealer,
     buffer: Vec<u8>,
     packed: Vec<u8>,
+    /// For both buffers.
+    memory: Grant,
+    traffic: Arc<Traffic>,
     policy: Policy,
     rule: End,
     other: Arc<Other>,
@@ -308,13 +381,28 @@ impl SealedSink {
         self.buffer.len().saturating_sub(HEAD + TAIL)
     }
 
+    /// Whether there is room to compress so many bytes.
+    fn can_pack(&mut self, len: usize) -> bool {
+        let packed = HEAD + len + TAIL;
+        if self.packed.capacity() < packed {
+            if !(self.memory).hold(self.buffer.len() + packed, Want::Comfort) {
+                return false;
+            }
+            self.packed = Vec::with_capacity(packed);
+        }
+        true
+    }
+
     fn send(&mut self, len: usize) -> io::Result<()> {
-        if self.policy.wants(len) {
+        if self.policy.wants(len) && self.can_pack(len) {
+            let start = Instant::now();
             let packed = self
                 .sealer
                 .seal_packed(&mut self.buffer, Kind::Data, len, &mut self.packed)
                 .map_err(damage)?;
-            self.policy.tried(len, packed.map_or(len, <[u8]>::len));
+            let sent = packed.map_or(len, <[u8]>::len);
+            self.policy.tried(len, sent);
+            self.traffic.tried(len, sent, start.elapsed());
             if let Some(frame) = packed {
                 return self
                     .policy
@@ -338,7 +426,7 @@ impl Sink for SealedSink {
 
     fn take_from(&mut self, source: &mut dyn Source) -> Result<usize, Fault> {
         if self.buffer.is_empty() {
-            self.buffer.resize(HEAD + ROOMS[0] + TAIL, 0);
+            lengthen(&mut self.buffer, HEAD + ROOMS[0] + TAIL);
         }
         let room = self.room();
         let n = source
@@ -350,8 +438,9 @@ impl Sink for SealedSink {
         self.send(n).map_err(Fault::Sink)?;
         if n == room
             && let Some(next) = ROOMS.iter().find(|next| **next > room)
+            && (self.memory).hold(HEAD + next + TAIL + self.packed.capacity(), Want::Comfort)
         {
-            self.buffer.resize(HEAD + next + TAIL, 0);
+            lengthen(&mut self.buffer, HEAD + next + TAIL);
         }
         Ok(n)
     }
@@ -378,6 +467,7 @@ impl Sink for SealedSink {
     fn rest(&mut self) {
         self.buffer = Vec::new();
         self.packed = Vec::new();
+        self.memory.free();
     }
 }
 

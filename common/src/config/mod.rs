@@ -20,7 +20,7 @@ mod yaml;
 pub use node::Place;
 pub use types::{
     AnyPort, CompressionSetting, Count, Grace, Host, HostError, Port, PortRange, PortRangeError,
-    PortSet, Seconds, SecondsError, Secret,
+    PortSet, Seconds, SecondsError, Secret, Size, SizeError,
 };
 
 use crate::files::{self, ReadError};

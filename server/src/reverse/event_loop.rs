@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
+use minitcptunnel_common::capacity::Capacity;
 use minitcptunnel_common::evloop::{DeadlineKey, Deadlines, Slots};
 use minitcptunnel_common::id::{ConnId, SessionId};
 use minitcptunnel_common::identity::AllowListFile;
@@ -116,6 +117,7 @@ pub(super) struct EventLoop {
     cooling: BTreeSet<Token>,
     pub(super) control_port: u16,
     pub(super) max_idle_channels: usize,
+    pub(super) capacity: Capacity,
     pub(super) now: Instant,
     /// The next look at the allow list that is arranged.
     pub(super) allow_list_due: Option<DeadlineKey>,
@@ -165,6 +167,7 @@ impl EventLoop {
             cooling: BTreeSet::new(),
             control_port: parts.control_port,
             max_idle_channels: parts.limits.idle_channels,
+            capacity: parts.limits.pairs,
             now: Instant::now(),
             allow_list_due: None,
             allow_list_rest: Instant::now(),

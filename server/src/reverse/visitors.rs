@@ -11,6 +11,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use minitcptunnel_common::channel::ledger::Ledger;
 use minitcptunnel_common::channel::sealed::{self, Compression, End};
 use minitcptunnel_common::config::CompressionSetting;
 use minitcptunnel_common::dial::set_keepalive;
@@ -73,13 +74,23 @@ impl EventLoop {
             return duplex::reset(&stream);
         }
         let conn = ConnId::from_random(random);
-        if self.pool.is_full() {
+        // Who waits has a place among those who run, or the descriptors could run out between the two.
+        if self.pool.live() + self.pairer.len() >= self.pool.max_pairs() {
             refusals.add(Refusal::Pairs);
-            let max = self.pool.max_pairs();
+            let capacity = self.capacity;
+            self.strange(
+                Strange::Refused,
+                format_args!("refused {address} on tunnel {name}: {capacity}"),
+            );
+            return duplex::reset(&stream);
+        }
+        if self.pool.budget().is_used_up() {
+            refusals.add(Refusal::Memory);
+            let budget = self.pool.budget().clone();
             self.strange(
                 Strange::Refused,
                 format_args!(
-                    "refused {address} on tunnel {name}: {max} connections run already (limits.pairs)"
+                    "refused {address} on tunnel {name}: memory_budget is used up ({budget})"
                 ),
             );
             return duplex::reset(&stream);
@@ -211,10 +222,8 @@ impl EventLoop {
     ) -> Result<(), (Refusal, String)> {
         let permit = self.pool.admit().map_err(|e| match e {
             PoolError::Thread(_) => (Refusal::Resources, e.to_string()),
-            _ => (
-                Refusal::Pairs,
-                format!("{e} (limits.pairs is {})", self.pool.max_pairs()),
-            ),
+            PoolError::Memory => (Refusal::Memory, format!("{e} ({})", self.pool.budget())),
+            _ => (Refusal::Pairs, format!("{e}: {}", self.capacity)),
         })?;
         let tunnel = self
             .registry
@@ -234,6 +243,10 @@ impl EventLoop {
             | (CompressionWish::ServerChoice, CompressionSetting::Auto) => Compression::Auto,
         };
         let (traffic, name) = (tunnel.metrics.traffic.clone(), tunnel.id.clone());
+        let ledger = Ledger {
+            budget: self.pool.budget().clone(),
+            traffic: traffic.clone(),
+        };
         let Fresh {
             mut stream,
             sealer,
@@ -257,6 +270,7 @@ impl EventLoop {
             frames.into_rest(),
             end,
             compression,
+            &ledger,
         )
         .map_err(broken)?;
         let Visitor {

@@ -79,6 +79,7 @@ impl ControlClient {
             link,
             conn: conn.clone(),
             compression: target.compression,
+            ledger: self.proxy.ledger(&target),
         };
         let owner = session.number;
         self.proxy.serve(
