@@ -37,7 +37,12 @@ fn config(server: &FakeServer) -> Config {
         identity: Some(own_key()),
         tunnels: vec![tunnel("web", 8080, 1), tunnel("ssh", 2222, 1)],
         compression: CompressionSetting::Auto,
-        limits: Limits { pairs: 64 },
+        limits: Limits {
+            pairs: 64,
+            // Tests that count connections count them all.
+            spare_channels: 0,
+            max_spare_channels: 64,
+        },
         timeouts: Timeouts {
             connect: SOON,
             handshake: NEVER,

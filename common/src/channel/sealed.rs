@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The halves have keys of their own and share nothing but the socket: no lock. How the end of a
-//! direction is told depends on the peer ([`End`]).
+//! direction is told depends on the peer ([`End`]). A channel that may serve again is given back when
+//! both halves have ended as meant ([`reusable`]).
 
 use std::io::{self, BufRead, Read};
 use std::net::TcpStream;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::reuse::{OnReuse, Slot};
 use crate::duplex::{Duplex, Fault, Sink, Socket, Source};
 use crate::wire::frame::{self, FIN, FrameError, HEAD, Opened, Opener, Sealer, TAIL};
 use crate::wire::message::Kind;
@@ -65,12 +67,47 @@ pub fn sealed(
     compression: Compression,
 ) -> io::Result<Duplex> {
     let socket = Socket::new(stream)?;
+    Ok(make(socket, sealer, opener, rest, end, compression, None))
+}
+
+/// As [`sealed`] with [`End::Fin`], on a channel that serves again (E9): when FIN has been sent and
+/// received, what is left of the channel goes to `on_reuse`. Bytes behind the peer's FIN belong to
+/// the next use.
+pub fn reusable(
+    socket: Arc<Socket>,
+    sealer: Sealer,
+    opener: Opener,
+    rest: Vec<u8>,
+    compression: Compression,
+    on_reuse: OnReuse,
+) -> Duplex {
+    let slot = Slot::new(on_reuse);
+    make(
+        socket,
+        sealer,
+        opener,
+        rest,
+        End::Fin,
+        compression,
+        Some(slot),
+    )
+}
+
+fn make(
+    socket: Arc<Socket>,
+    sealer: Sealer,
+    opener: Opener,
+    rest: Vec<u8>,
+    end: End,
+    compression: Compression,
+    slot: Option<Slot>,
+) -> Duplex {
     let other = Arc::new(Other::default());
     let received = rest.len();
-    Ok(Duplex {
+    Duplex {
         source: Box::new(SealedSource {
             socket: socket.clone(),
-            opener,
+            opener: Some(opener),
             buffer: rest,
             start: 0,
             end: received,
@@ -80,18 +117,21 @@ pub fn sealed(
             ended: false,
             failed: None,
             other: other.clone(),
+            slot: slot.clone(),
         }),
         sink: Box::new(SealedSink {
             socket: socket.clone(),
-            sealer,
+            sealer: Some(sealer),
             buffer: Vec::new(),
             packed: Vec::new(),
             policy: Policy::new(compression),
             rule: end,
             other,
+            finished: false,
+            slot,
         }),
         abort: socket,
-    })
+    }
 }
 
 /// What the sink has to know of the source, for [`End::Tcp`] only.
@@ -114,7 +154,8 @@ enum Plain {
 
 struct SealedSource {
     socket: Arc<Socket>,
-    opener: Opener,
+    /// Taken only when the source is dropped.
+    opener: Option<Opener>,
     /// Received bytes; `start..end` are frames not yet opened.
     buffer: Vec<u8>,
     start: usize,
@@ -126,7 +167,11 @@ struct SealedSource {
     /// Errors are final: behind a frame that does not open, the next one still would.
     failed: Option<io::ErrorKind>,
     other: Arc<Other>,
+    slot: Option<Slot>,
 }
+
+/// Why a half has its key.
+const OURS: &str = "a half gives its key away only when it is dropped";
 
 fn damage(what: impl ToString) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_string())
@@ -147,6 +192,8 @@ impl SealedSource {
         let body = &mut self.buffer[at..at + len];
         let (message, plain) = match self
             .opener
+            .as_mut()
+            .expect(OURS)
             .open(body, &mut self.spare, MESSAGE_MAX)
             .map_err(damage)?
         {
@@ -176,7 +223,7 @@ impl SealedSource {
                 )));
             }
         }
-        if self.ended && !original && self.start < self.end {
+        if self.ended && !original && self.slot.is_none() && self.start < self.end {
             return Err(damage("bytes after the end of the direction"));
         }
         Ok(true)
@@ -288,14 +335,28 @@ impl Source for SealedSource {
     }
 }
 
+impl Drop for SealedSource {
+    fn drop(&mut self) {
+        if let (Some(slot), true, Some(opener)) = (self.slot.take(), self.ended, self.opener.take())
+        {
+            let rest = self.buffer[self.start..self.end].to_vec();
+            slot.source_left(&self.socket, opener, rest);
+        }
+    }
+}
+
 struct SealedSink {
     socket: Arc<Socket>,
-    sealer: Sealer,
+    /// Taken only when the sink is dropped.
+    sealer: Option<Sealer>,
     buffer: Vec<u8>,
     packed: Vec<u8>,
     policy: Policy,
     rule: End,
     other: Arc<Other>,
+    /// FIN has been sent.
+    finished: bool,
+    slot: Option<Slot>,
 }
 
 impl SealedSink {
@@ -305,9 +366,9 @@ impl SealedSink {
     }
 
     fn send(&mut self, len: usize) -> io::Result<()> {
+        let sealer = self.sealer.as_mut().expect(OURS);
         if self.policy.wants(len)
-            && let Some(frame) = self
-                .sealer
+            && let Some(frame) = sealer
                 .seal_packed(&mut self.buffer, Kind::Data, len, &mut self.packed)
                 .map_err(damage)?
         {
@@ -316,8 +377,7 @@ impl SealedSink {
                 .policy
                 .timed(frame.len(), || self.socket.write_all(frame));
         }
-        let n = self
-            .sealer
+        let n = sealer
             .seal_stored(&mut self.buffer, Kind::Data, 0, len)
             .map_err(damage)?;
         self.policy.shrunk(len, n);
@@ -353,10 +413,13 @@ impl Sink for SealedSink {
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }
                 let mut fin = [0; HEAD + TAIL];
-                self.sealer
+                let sealer = self.sealer.as_mut().expect(OURS);
+                sealer
                     .seal_stored(&mut fin, Kind::Data, FIN, 0)
                     .map_err(damage)?;
-                self.socket.write_all(&fin)
+                self.socket.write_all(&fin)?;
+                self.finished = true;
+                Ok(())
             }
             End::Tcp => {
                 self.outwait_other_direction();
@@ -368,6 +431,16 @@ impl Sink for SealedSink {
     fn rest(&mut self) {
         self.buffer = Vec::new();
         self.packed = Vec::new();
+    }
+}
+
+impl Drop for SealedSink {
+    fn drop(&mut self) {
+        if let (Some(slot), true, Some(sealer)) =
+            (self.slot.take(), self.finished, self.sealer.take())
+        {
+            slot.sink_left(&self.socket, sealer);
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::duplex::{Duplex, Fault, Socket};
 use crate::metrics::Traffic;
 use crate::relay::{self, Ended, Outcome, Pair, Pump};
 
-use rester::Rester;
+use rester::{Rester, Waiting};
 
 /// Performance: how long a worker without work waits for more before its thread ends.
 const WORKER_IDLE: Duration = Duration::from_secs(5);
@@ -127,9 +127,9 @@ impl Pool {
             .name("rester".into())
             .stack_size(WORKER_STACK)
             .spawn(move || {
-                run.run(|pump| {
+                run.run(|what| {
                     if let Some(inner) = weak.upgrade() {
-                        Self(inner).wake(pump);
+                        Self(inner).wake(what);
                     }
                 });
             })?;
@@ -179,6 +179,17 @@ impl Pool {
     pub fn task(&self, task: impl FnOnce() + Send + 'static) -> Result<(), PoolError> {
         self.submit(Job::Task(Box::new(task)))
             .map_err(|(e, _)| PoolError::Thread(e))
+    }
+
+    /// Runs `task` on a worker once `socket` is readable, has ended or was aborted, also when the pool
+    /// goes down. Holds no thread meanwhile.
+    pub fn when_readable(
+        &self,
+        socket: Arc<Socket>,
+        task: impl FnOnce() + Send + 'static,
+    ) -> Result<(), PoolError> {
+        let waits = self.0.rester.rest(Waiting::Task(Box::new(task)), socket);
+        waits.map_err(|_| PoolError::Thread(io::Error::other("the poller takes no more sockets")))
     }
 
     /// Starts a pair. `owner` names whom [`abort_owner`](Self::abort_owner) would cut; `on_end` is
@@ -269,10 +280,14 @@ impl Pool {
         true
     }
 
-    /// A pump whose source is readable again.
-    fn wake(&self, pump: Pump) {
+    /// A pump or task whose socket is readable.
+    fn wake(&self, what: Waiting) {
+        let job = match what {
+            Waiting::Pump(pump) => Job::Pump(pump),
+            Waiting::Task(task) => Job::Task(task),
+        };
         // An admitted pair has a right to a worker; without one its bytes would wait for ever.
-        if let Err((e, Job::Pump(pump))) = self.submit(Job::Pump(pump)) {
+        if let Err((e, Job::Pump(pump))) = self.submit(job) {
             pump.fail(&Fault::Sink(e));
         }
     }
@@ -339,7 +354,10 @@ impl Pool {
     }
 
     fn rest(&self, pump: Pump, socket: Arc<Socket>) -> Option<Pump> {
-        self.0.rester.rest(pump, socket).err()
+        match self.0.rester.rest(Waiting::Pump(pump), socket) {
+            Err(Waiting::Pump(pump)) => Some(pump),
+            _ => None,
+        }
     }
 
     fn next_job(&self) -> Option<Job> {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! worker ─ rest(pump, socket) ─> table + poller ─ readable or ended ─> wake(pump)
+//!          or a task
 //! ```
 //!
 //! A socket here stays blocking: only its readiness is asked for, nothing is read. It is registered
@@ -20,6 +21,12 @@ use crate::relay::Pump;
 const WAKER: Token = Token(0);
 const EVENTS: usize = 256;
 
+/// What waits for a socket.
+pub(super) enum Waiting {
+    Pump(Pump),
+    Task(Box<dyn FnOnce() + Send>),
+}
+
 #[derive(Default)]
 struct Table {
     resting: Mutex<HashMap<usize, Resting>>,
@@ -28,7 +35,7 @@ struct Table {
 }
 
 struct Resting {
-    pump: Pump,
+    what: Waiting,
     watch: Watch,
 }
 
@@ -75,15 +82,15 @@ impl Rester {
     }
 
     /// Keeps `pump` until `socket` is readable. Gives it back when the poller does not take it.
-    pub(super) fn rest(&self, pump: Pump, socket: Arc<Socket>) -> Result<(), Pump> {
+    pub(super) fn rest(&self, what: Waiting, socket: Arc<Socket>) -> Result<(), Waiting> {
         let watch = match Watch::new(socket) {
             Ok(watch) => watch,
-            Err(_) => return Err(pump),
+            Err(_) => return Err(what),
         };
         // Both under the lock: the event may come before register returns, and must find the pump.
         let mut table = self.table.lock();
         if self.table.stopped.load(Ordering::Acquire) {
-            return Err(pump);
+            return Err(what);
         }
         // On 32 bits the count comes round within months: an id that is taken, or the waker's, is passed over.
         let id = loop {
@@ -94,7 +101,7 @@ impl Rester {
         };
         let resting = table
             .entry(id)
-            .insert_entry(Resting { pump, watch })
+            .insert_entry(Resting { what, watch })
             .into_mut();
         if resting.watch.register(&self.registry, Token(id)).is_ok() {
             return Ok(());
@@ -102,7 +109,7 @@ impl Rester {
         Err(table
             .remove(&id)
             .expect("inserted above, under the same lock")
-            .pump)
+            .what)
     }
 
     pub(super) fn stop(&self) {
@@ -113,7 +120,7 @@ impl Rester {
 
 impl Run {
     /// Runs until [`Rester::stop`]; what rests then is cut.
-    pub(super) fn run(mut self, mut wake: impl FnMut(Pump)) {
+    pub(super) fn run(mut self, mut wake: impl FnMut(Waiting)) {
         let mut events = Events::with_capacity(EVENTS);
         let mut ready = Vec::new();
         while !self.table.stopped.load(Ordering::Acquire) {
@@ -134,9 +141,9 @@ impl Run {
                         .filter_map(|event| table.remove(&event.token().0)),
                 );
             }
-            for Resting { pump, mut watch } in ready.drain(..) {
+            for Resting { what, mut watch } in ready.drain(..) {
                 watch.deregister(self.poll.registry());
-                wake(pump);
+                wake(what);
             }
         }
         // Marked under the lock, so that nothing comes to rest behind our back.
@@ -145,8 +152,13 @@ impl Run {
             self.table.stopped.store(true, Ordering::Release);
             table.drain().collect()
         };
-        for (_, Resting { pump, .. }) in left {
-            pump.fail(&Fault::Source(io::ErrorKind::ConnectionAborted.into()));
+        for (_, Resting { what, .. }) in left {
+            match what {
+                Waiting::Pump(pump) => {
+                    pump.fail(&Fault::Source(io::ErrorKind::ConnectionAborted.into()));
+                }
+                Waiting::Task(task) => task(),
+            }
         }
     }
 }
