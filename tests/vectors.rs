@@ -31,8 +31,8 @@ const FILES: &[(&str, usize, usize)] = &[
     ("hkdf", 3, 0),
     ("keys", 2, 1),
     ("lz4", 23, 28),
-    ("message", 23, 12),
-    ("token", 2, 2),
+    ("message", 26, 15),
+    ("token", 3, 2),
     ("x25519", 3, 3),
 ];
 
@@ -459,6 +459,20 @@ fn same_message(v: &Vector, message: &Message) {
         Message::RefuseConn { conn, reason } => {
             is("conn-id", conn.as_str());
             is("reason-text", reason);
+        }
+        Message::SpareReady { token, keep, max } => {
+            assert_eq!(v.bytes("token"), token, "{name}");
+            number("keep", (*keep).into());
+            number("max", (*max).into());
+        }
+        Message::Assign {
+            tunnel,
+            conn,
+            visitor,
+        } => {
+            is("tunnel-id", tunnel.as_str());
+            is("conn-id", conn.as_str());
+            is("visitor", visitor);
         }
         Message::Heartbeat { payload } => assert_eq!(&v.bytes("payload"), payload, "{name}"),
         Message::Unknown { kind } => {

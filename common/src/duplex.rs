@@ -32,6 +32,8 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
+use crate::wire::STRIDE;
+
 /// Performance: how long a direction must be silent before it gives its thread back. Long enough
 /// that a lively conversation keeps its worker, short enough that a burst of a thousand new
 /// connections that do not speak yet needs some dozens of threads and not hundreds.
@@ -47,11 +49,11 @@ const WRITE_SLICE: Duration = Duration::from_millis(250);
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT: u32 = 256 * 1024;
 
-/// Performance: what a plain source reads at once when it has to lend its own buffer, in bytes.
-const LEND: usize = 64 * 1024;
-
 /// Where plaintext comes from. Reading follows clauses 1, 3 and 5.
 pub trait Source: BufRead + Send {
+    /// Whether reads wait for [`REST_AFTER`], as they do at first, or only take what is there.
+    fn set_wait(&mut self, _wait: Wait) {}
+
     /// Gives buffers back and names the socket whose readiness is worth waiting for; `None` while
     /// plaintext or part of a frame is in hand, or when there is no such socket.
     fn rest(&mut self) -> Option<Arc<Socket>> {
@@ -63,6 +65,16 @@ pub trait Source: BufRead + Send {
     fn ends_both(&self) -> bool {
         false
     }
+}
+
+/// How long a read may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Wait {
+    /// Until something comes, or [`REST_AFTER`] has passed.
+    #[default]
+    Patient,
+    /// Not at all. Where the system cannot do that for one call, as `Patient`.
+    Never,
 }
 
 impl Source for &[u8] {}
@@ -88,6 +100,11 @@ impl Fault {
 
 /// Where plaintext goes.
 pub trait Sink: Send {
+    /// Whether a few KiB would be taken now without waiting. `false` where nobody can tell.
+    fn is_ready(&self) -> bool {
+        false
+    }
+
     /// Moves the next bytes of `source` to the peer, all that one read gives. `Ok(0)`: the source is
     /// at its end and nothing was sent.
     fn take_from(&mut self, source: &mut dyn Source) -> Result<usize, Fault>;
@@ -180,9 +197,12 @@ impl Socket {
     }
 
     /// One read. `Ok(0)` is the peer's FIN.
-    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub fn read(&self, buffer: &mut [u8], wait: Wait) -> io::Result<usize> {
         loop {
-            let result = (&self.stream).read(buffer);
+            let result = match wait {
+                Wait::Patient => (&self.stream).read(buffer),
+                Wait::Never => self.read_now(buffer),
+            };
             // The mark first: abort wakes a blocked read with what looks like an orderly end.
             self.check()?;
             match result {
@@ -192,6 +212,31 @@ impl Socket {
                 other => return other,
             }
         }
+    }
+
+    #[cfg(unix)]
+    fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        use rustix::net::{RecvFlags, recv};
+        let (_, n) = recv(&self.stream, buffer, RecvFlags::DONTWAIT)?;
+        Ok(n)
+    }
+
+    #[cfg(not(unix))]
+    fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&self.stream).read(buffer)
+    }
+
+    /// Whether a write of a few KiB would be taken at once, or fail at once.
+    #[cfg(unix)]
+    pub(crate) fn is_writable(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut fds = [PollFd::new(&self.stream, PollFlags::OUT)];
+        matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1))
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn is_writable(&self) -> bool {
+        false
     }
 
     /// Whether the connection was reset, for a read that has met what looks like an end.
@@ -282,6 +327,7 @@ pub fn tcp(stream: TcpStream) -> io::Result<Duplex> {
     Ok(Duplex {
         source: Box::new(TcpSource {
             socket: socket.clone(),
+            wait: Wait::default(),
             buffer: Vec::new(),
             start: 0,
             end: 0,
@@ -295,6 +341,7 @@ pub fn tcp(stream: TcpStream) -> io::Result<Duplex> {
 
 struct TcpSource {
     socket: Arc<Socket>,
+    wait: Wait,
     /// Only for sinks that want to be lent bytes; a sealing sink reads past it.
     buffer: Vec<u8>,
     start: usize,
@@ -304,7 +351,7 @@ struct TcpSource {
 impl Read for TcpSource {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.start == self.end {
-            return self.socket.read(buffer);
+            return self.socket.read(buffer, self.wait);
         }
         let n = (&self.buffer[self.start..self.end]).read(buffer)?;
         self.start += n;
@@ -315,9 +362,9 @@ impl Read for TcpSource {
 impl BufRead for TcpSource {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.start == self.end {
-            self.buffer.resize(LEND, 0);
+            self.buffer.resize(STRIDE, 0);
             (self.start, self.end) = (0, 0);
-            self.end = self.socket.read(&mut self.buffer)?;
+            self.end = self.socket.read(&mut self.buffer, self.wait)?;
         }
         Ok(&self.buffer[self.start..self.end])
     }
@@ -328,6 +375,10 @@ impl BufRead for TcpSource {
 }
 
 impl Source for TcpSource {
+    fn set_wait(&mut self, wait: Wait) {
+        self.wait = wait;
+    }
+
     fn rest(&mut self) -> Option<Arc<Socket>> {
         if self.start < self.end {
             return None;
@@ -343,6 +394,10 @@ struct TcpSink {
 }
 
 impl Sink for TcpSink {
+    fn is_ready(&self) -> bool {
+        self.socket.is_writable()
+    }
+
     fn take_from(&mut self, source: &mut dyn Source) -> Result<usize, Fault> {
         let bytes = source.fill_buf().map_err(Fault::Source)?;
         let n = bytes.len();

@@ -7,7 +7,8 @@
 //!
 //! A pump runs on a worker while bytes flow. It returns when its direction has ended, has failed,
 //! or has been silent long enough to *rest*: then the pool keeps it, without thread or buffers,
-//! until its socket is readable again.
+//! until its socket is readable again. What comes then is often short, a keystroke or a request:
+//! [`Pump::nudge`] moves that without waiting and without a worker.
 
 use std::fmt;
 use std::io;
@@ -15,7 +16,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::duplex::{Abort, Duplex, Fault, Sink, Socket, Source};
+use crate::duplex::{Abort, Duplex, Fault, Sink, Socket, Source, Wait};
 use crate::metrics::{Direction, Traffic};
 
 /// Which end of a pair.
@@ -150,13 +151,35 @@ impl Pair {
     }
 }
 
-/// What a pump came back with.
+/// What a pump came back with from a worker.
 pub(crate) enum Outcome {
     /// The direction is over, one way or the other; the pair knows.
     Over,
     /// Silent: run the pump again when this socket is readable.
     Rest(Pump, Arc<Socket>),
 }
+
+/// What a pump did with what was there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Nudged {
+    /// The direction is over; the pair knows.
+    Over,
+    /// All that was there is moved. Nudge it again when its socket is readable.
+    Silent,
+    /// There is more, or the sink is full: this is for a worker.
+    Busy,
+}
+
+/// What one turn of a pump was.
+enum Turn {
+    Moved,
+    Silent,
+    Over,
+}
+
+/// Performance: how many turns a nudge has before it is work for a worker. The rooms of a sink make
+/// that 20 KiB, some 30 us.
+const NUDGE_TURNS: usize = 2;
 
 /// One direction of a pair.
 pub(crate) struct Pump {
@@ -202,33 +225,74 @@ pub(crate) fn join(
 impl Pump {
     /// Moves bytes until the direction ends, fails or falls silent.
     pub(crate) fn run(mut self) -> Outcome {
-        let moved = &self.pair.moved[self.direction as usize];
+        self.source.set_wait(Wait::Patient);
         loop {
-            match self.sink.take_from(&mut *self.source) {
-                Ok(0) => break,
-                Ok(n) => {
-                    moved.fetch_add(n as u64, Ordering::Relaxed);
-                    self.pair.traffic.add(self.direction, n);
-                }
-                Err(Fault::Source(e)) if e.kind() == io::ErrorKind::WouldBlock => {
-                    if let Some(socket) = self.source.rest() {
-                        self.sink.rest();
+            match self.turn() {
+                Turn::Moved => {}
+                Turn::Over => return Outcome::Over,
+                Turn::Silent => {
+                    if let Some(socket) = self.rest() {
                         return Outcome::Rest(self, socket);
                     }
                 }
-                Err(fault) => {
-                    self.fail(&fault);
-                    return Outcome::Over;
+            }
+        }
+    }
+
+    /// Moves what is there, if that is little, without waiting for either end.
+    pub(crate) fn nudge(&mut self) -> Nudged {
+        self.source.set_wait(Wait::Never);
+        for _ in 0..=NUDGE_TURNS {
+            if !self.sink.is_ready() {
+                return Nudged::Busy;
+            }
+            match self.turn() {
+                Turn::Moved => {}
+                Turn::Over => return Nudged::Over,
+                Turn::Silent => {
+                    // Part of a frame stays in hand, where it is.
+                    let _ = self.rest();
+                    return Nudged::Silent;
                 }
             }
         }
+        Nudged::Busy
+    }
+
+    /// Gives the buffers back and names the socket to wait for, unless something is in hand.
+    pub(crate) fn rest(&mut self) -> Option<Arc<Socket>> {
+        let socket = self.source.rest()?;
+        self.sink.rest();
+        Some(socket)
+    }
+
+    fn turn(&mut self) -> Turn {
+        match self.sink.take_from(&mut *self.source) {
+            Ok(0) => {
+                self.end();
+                Turn::Over
+            }
+            Ok(n) => {
+                self.pair.moved[self.direction as usize].fetch_add(n as u64, Ordering::Relaxed);
+                self.pair.traffic.add(self.direction, n);
+                Turn::Moved
+            }
+            Err(Fault::Source(e)) if e.kind() == io::ErrorKind::WouldBlock => Turn::Silent,
+            Err(fault) => {
+                self.fail(&fault);
+                Turn::Over
+            }
+        }
+    }
+
+    /// The source has ended as its peer meant.
+    fn end(&mut self) {
         self.pair.verdict().first.get_or_insert(self.from());
         if let Err(e) = self.sink.finish() {
             self.fail(&Fault::Sink(e));
         } else if self.source.ends_both() {
             self.sink.hang_up();
         }
-        Outcome::Over
     }
 
     /// The side that this direction comes from.
@@ -237,6 +301,11 @@ impl Pump {
             Direction::ToService => Side::External,
             Direction::FromService => Side::Service,
         }
+    }
+
+    /// Ends both directions now.
+    pub(crate) fn abort(&self) {
+        self.pair.abort();
     }
 
     /// Something broke: the whole pair goes, so that neither side takes half for all.

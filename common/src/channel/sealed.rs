@@ -17,19 +17,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::reuse::{OnReuse, Slot};
-use crate::duplex::{Duplex, Fault, Sink, Socket, Source};
+use crate::duplex::{Duplex, Fault, Sink, Socket, Source, Wait};
 use crate::wire::frame::{self, FIN, FrameError, HEAD, Opened, Opener, Sealer, TAIL};
 use crate::wire::message::Kind;
-use crate::wire::{CIPHERTEXT_MAX, DATA_PAYLOAD_MAX, LEN_LEN, MESSAGE_HEAD, MESSAGE_MAX};
+use crate::wire::{CIPHERTEXT_MAX, DATA_PAYLOAD_MAX, LEN_LEN, MESSAGE_HEAD, MESSAGE_MAX, STRIDE};
 
-/// Performance: the payload room a sink starts with, in bytes; it grows when reads fill it, so that
+/// Performance: the payload rooms of a sink, in bytes; a read that fills one earns the next, so that
 /// a terminal session does not hold what a download needs.
-const ROOM_MIN: usize = 4 * 1024;
+const ROOMS: [usize; 4] = [4 * 1024, 16 * 1024, STRIDE, DATA_PAYLOAD_MAX];
 /// Performance: the least a source asks the socket for, in bytes, so that small frames come many to
 /// a read.
 const READ_MIN: usize = 16 * 1024;
 /// Safety: the most that a source makes room for before the bytes are there; frames of ours fit.
-const READ_MAX: usize = 72 * 1024;
+const READ_MAX: usize = LEN_LEN + HEAD + DATA_PAYLOAD_MAX + TAIL;
 /// Semantics (PROTOCOL.md 9): how long the other direction must be silent before an original is
 /// told that ours has ended.
 const ORIGINAL_SILENCE: Duration = Duration::from_secs(5);
@@ -107,10 +107,12 @@ fn make(
     Duplex {
         source: Box::new(SealedSource {
             socket: socket.clone(),
+            wait: Wait::default(),
             opener: Some(opener),
             buffer: rest,
             start: 0,
             end: received,
+            usual: 0,
             plain: Plain::None,
             spare: Vec::new(),
             rule: end,
@@ -154,12 +156,15 @@ enum Plain {
 
 struct SealedSource {
     socket: Arc<Socket>,
+    wait: Wait,
     /// Taken only when the source is dropped.
     opener: Option<Opener>,
     /// Received bytes; `start..end` are frames not yet opened.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// How long the last frame was: the next is likely to be as long.
+    usual: usize,
     plain: Plain,
     spare: Vec<u8>,
     rule: End,
@@ -189,6 +194,7 @@ impl SealedSource {
         }
         let at = self.start + LEN_LEN;
         self.start = at + len;
+        self.usual = len;
         let body = &mut self.buffer[at..at + len];
         let (message, plain) = match self
             .opener
@@ -236,17 +242,20 @@ impl SealedSource {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, pending);
         }
-        // Exactly up to the next frame's length field, or a batch of small frames: either way little
-        // is left over to be moved to the front.
+        // Exactly up to behind the next frame's length field, guessed while the frame's own is not there,
+        // or a batch of small frames: either way little is left over to be moved to the front.
         let frame = frame::frame_len(&self.buffer[..pending], CIPHERTEXT_MAX).map_err(damage)?;
-        let wanted = frame.map_or(READ_MIN, |len| (len + 2 * LEN_LEN).max(READ_MIN));
+        let wanted = (frame.unwrap_or(self.usual) + 2 * LEN_LEN).max(READ_MIN);
         // A length alone claims no more than our own largest frame; room for more has to be earned by
         // bytes that have come.
         let wanted = wanted.min((2 * pending).max(READ_MAX));
         if self.buffer.len() < wanted {
             self.buffer.resize(wanted, 0);
         }
-        match self.socket.read(&mut self.buffer[pending..wanted])? {
+        match self
+            .socket
+            .read(&mut self.buffer[pending..wanted], self.wait)?
+        {
             0 if self.rule == End::Tcp && pending == 0 => self.ended = true,
             0 => {
                 return Err(io::Error::new(
@@ -319,6 +328,10 @@ impl BufRead for SealedSource {
 }
 
 impl Source for SealedSource {
+    fn set_wait(&mut self, wait: Wait) {
+        self.wait = wait;
+    }
+
     fn rest(&mut self) -> Option<Arc<Socket>> {
         if self.start < self.end || !self.plain().is_empty() {
             return None;
@@ -326,7 +339,7 @@ impl Source for SealedSource {
         self.plain = Plain::None;
         self.buffer = Vec::new();
         self.spare = Vec::new();
-        (self.start, self.end) = (0, 0);
+        (self.start, self.end, self.usual) = (0, 0, 0);
         Some(self.socket.clone())
     }
 
@@ -387,9 +400,14 @@ impl SealedSink {
 }
 
 impl Sink for SealedSink {
+    fn is_ready(&self) -> bool {
+        // Towards an original, finishing waits for the other direction.
+        self.rule == End::Fin && self.socket.is_writable()
+    }
+
     fn take_from(&mut self, source: &mut dyn Source) -> Result<usize, Fault> {
         if self.buffer.is_empty() {
-            self.buffer.resize(HEAD + ROOM_MIN + TAIL, 0);
+            self.buffer.resize(HEAD + ROOMS[0] + TAIL, 0);
         }
         let room = self.room();
         let n = source
@@ -399,9 +417,10 @@ impl Sink for SealedSink {
             return Ok(0);
         }
         self.send(n).map_err(Fault::Sink)?;
-        if n == room && room < DATA_PAYLOAD_MAX {
-            self.buffer
-                .resize(HEAD + (4 * room).min(DATA_PAYLOAD_MAX) + TAIL, 0);
+        if n == room
+            && let Some(next) = ROOMS.iter().find(|next| **next > room)
+        {
+            self.buffer.resize(HEAD + next + TAIL, 0);
         }
         Ok(n)
     }

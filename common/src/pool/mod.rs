@@ -1,9 +1,11 @@
 //! Workers for pairs: blocking threads while bytes flow, a poller while they do not.
 //!
 //! ```text
-//!  admit ─> Permit ─ start ─> pump, pump ─> queue ─> worker ─┬─> over
-//!                                 ^                          │ silent
-//!                                 └── readable ── Rester <───┘
+//!  admit ─> Permit ─ start ─> pump, pump ─> Rester ─┬─> over
+//!                                           │    ^  └─> nudged, silent again
+//!                       more than a moment's│    │silent
+//!                            work           v    │
+//!                                     queue ─> worker ─> over
 //! ```
 //!
 //! The unit of admission is the pair. A pair that is admitted may use two workers at any time, so a
@@ -21,7 +23,7 @@ use crate::duplex::{Duplex, Fault, Socket};
 use crate::metrics::Traffic;
 use crate::relay::{self, Ended, Outcome, Pair, Pump};
 
-use rester::{Rester, Waiting};
+use rester::Rester;
 
 /// Performance: how long a worker without work waits for more before its thread ends.
 const WORKER_IDLE: Duration = Duration::from_secs(5);
@@ -127,9 +129,9 @@ impl Pool {
             .name("rester".into())
             .stack_size(WORKER_STACK)
             .spawn(move || {
-                run.run(|what| {
+                run.run(|job| {
                     if let Some(inner) = weak.upgrade() {
-                        Self(inner).wake(what);
+                        Self(inner).wake(job);
                     }
                 });
             })?;
@@ -181,15 +183,15 @@ impl Pool {
             .map_err(|(e, _)| PoolError::Thread(e))
     }
 
-    /// Runs `task` on a worker once `socket` is readable, has ended or was aborted, also when the pool
-    /// goes down. Holds no thread meanwhile.
+    /// Runs `task` on a worker once `socket` is readable, has ended or was aborted; until then it costs
+    /// no thread. The task is dropped unrun when the pool goes, or when there is no thread for it.
     pub fn when_readable(
         &self,
         socket: Arc<Socket>,
         task: impl FnOnce() + Send + 'static,
     ) -> Result<(), PoolError> {
-        let waits = self.0.rester.rest(Waiting::Task(Box::new(task)), socket);
-        waits.map_err(|_| PoolError::Thread(io::Error::other("the poller takes no more sockets")))
+        let refused = self.0.rester.rest(Job::Task(Box::new(task)), socket);
+        refused.map_err(|_| PoolError::Closed)
     }
 
     /// Starts a pair. `owner` names whom [`abort_owner`](Self::abort_owner) would cut; `on_end` is
@@ -223,7 +225,7 @@ impl Pool {
             .insert(id, (owner, Arc::downgrade(&pair)));
         let mut failed = None;
         for pump in pumps {
-            if let Err((e, job)) = self.submit(Job::Pump(pump)) {
+            if let Err((e, job)) = self.begin(pump) {
                 pair.abort();
                 drop(job);
                 failed = Some(PoolError::Thread(e));
@@ -280,12 +282,20 @@ impl Pool {
         true
     }
 
-    /// A pump or task whose socket is readable.
-    fn wake(&self, what: Waiting) {
-        let job = match what {
-            Waiting::Pump(pump) => Job::Pump(pump),
-            Waiting::Task(task) => Job::Task(task),
+    /// A pump begins at rest, unless bytes came with it: the first ones are mostly few.
+    fn begin(&self, mut pump: Pump) -> Result<(), (io::Error, Job)> {
+        let job = match pump.rest() {
+            None => Job::Pump(pump),
+            Some(socket) => match self.0.rester.rest(Job::Pump(pump), socket) {
+                Ok(()) => return Ok(()),
+                Err(job) => job,
+            },
         };
+        self.submit(job)
+    }
+
+    /// What waited in the rester has work for a worker.
+    fn wake(&self, job: Job) {
         // An admitted pair has a right to a worker; without one its bytes would wait for ever.
         if let Err((e, Job::Pump(pump))) = self.submit(job) {
             pump.fail(&Fault::Sink(e));
@@ -354,8 +364,8 @@ impl Pool {
     }
 
     fn rest(&self, pump: Pump, socket: Arc<Socket>) -> Option<Pump> {
-        match self.0.rester.rest(Waiting::Pump(pump), socket) {
-            Err(Waiting::Pump(pump)) => Some(pump),
+        match self.0.rester.rest(Job::Pump(pump), socket) {
+            Err(Job::Pump(pump)) => Some(pump),
             _ => None,
         }
     }

@@ -1,61 +1,66 @@
 //! Where silent directions wait: one thread, one poller, no buffers.
 //!
 //! ```text
-//! worker ─ rest(pump, socket) ─> table + poller ─ readable or ended ─> wake(pump)
-//!          or a task
+//!                                     ┌─ little, and it can go on at once: moved here, waits on
+//!  rest(job, socket) ─> poller ─ ready┤
+//!                                     └─ more, or a task: wake(job), on a worker
 //! ```
 //!
-//! A socket here stays blocking: only its readiness is asked for, nothing is read. It is registered
-//! by whichever worker brings it and taken out by the poller's thread.
+//! A socket here stays blocking; this thread asks it only for what is there, and writes only where
+//! that does not wait, so that one connection never holds up the others. The poller reports edges:
+//! a socket stays registered while its pump is nudged here, and a lively terminal costs three system
+//! calls a keystroke.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 
+use super::Job;
 use crate::duplex::{Fault, Socket};
-use crate::relay::Pump;
+use crate::relay::Nudged;
 
 const WAKER: Token = Token(0);
 const EVENTS: usize = 256;
-
-/// What waits for a socket.
-pub(super) enum Waiting {
-    Pump(Pump),
-    Task(Box<dyn FnOnce() + Send>),
-}
+/// Performance: room in the table, in jobs, that is not given back.
+const TABLE_KEPT: usize = 256;
 
 #[derive(Default)]
-struct Table {
-    resting: Mutex<HashMap<usize, Resting>>,
+struct Shared {
+    /// Registered with the poller, and not yet in its thread's table.
+    arrivals: Mutex<Vec<(Token, Resting)>>,
     next: AtomicUsize,
+    resting: AtomicUsize,
     stopped: AtomicBool,
 }
 
 struct Resting {
-    what: Waiting,
+    job: Job,
     watch: Watch,
 }
 
-impl Table {
-    fn lock(&self) -> MutexGuard<'_, HashMap<usize, Resting>> {
-        self.resting.lock().unwrap_or_else(PoisonError::into_inner)
+impl Shared {
+    fn arrivals(&self) -> MutexGuard<'_, Vec<(Token, Resting)>> {
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The workers' side.
+/// The side of everybody else.
 pub(super) struct Rester {
-    table: Arc<Table>,
+    shared: Arc<Shared>,
     registry: Registry,
     waker: Waker,
 }
 
 /// The poller thread's side.
 pub(super) struct Run {
-    table: Arc<Table>,
+    shared: Arc<Shared>,
     poll: Poll,
+    table: HashMap<Token, Resting>,
 }
 
 impl Rester {
@@ -63,67 +68,71 @@ impl Rester {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
-        let table = Arc::new(Table {
-            next: AtomicUsize::new(1),
-            ..Table::default()
+        let shared = Arc::new(Shared {
+            next: AtomicUsize::new(WAKER.0 + 1),
+            ..Shared::default()
         });
         Ok((
             Self {
-                table: table.clone(),
+                shared: shared.clone(),
                 registry,
                 waker,
             },
-            Run { table, poll },
+            Run {
+                shared,
+                poll,
+                table: HashMap::new(),
+            },
         ))
     }
 
     pub(super) fn len(&self) -> usize {
-        self.table.lock().len()
+        self.shared.resting.load(Ordering::Relaxed)
     }
 
-    /// Keeps `pump` until `socket` is readable. Gives it back when the poller does not take it.
-    pub(super) fn rest(&self, what: Waiting, socket: Arc<Socket>) -> Result<(), Waiting> {
-        let watch = match Watch::new(socket) {
-            Ok(watch) => watch,
-            Err(_) => return Err(what),
+    /// Keeps `job` until `socket` is readable. Gives it back when the poller does not take it.
+    pub(super) fn rest(&self, job: Job, socket: Arc<Socket>) -> Result<(), Job> {
+        let Ok(watch) = Watch::new(socket) else {
+            return Err(job);
         };
-        // Both under the lock: the event may come before register returns, and must find the pump.
-        let mut table = self.table.lock();
-        if self.table.stopped.load(Ordering::Acquire) {
-            return Err(what);
+        // Both under the lock: the event may come before register returns, and must find the job.
+        let mut arrivals = self.shared.arrivals();
+        if self.shared.stopped.load(Ordering::Acquire) {
+            return Err(job);
         }
-        // On 32 bits the count comes round within months: an id that is taken, or the waker's, is passed over.
-        let id = loop {
-            let id = self.table.next.fetch_add(1, Ordering::Relaxed);
-            if id != WAKER.0 && !table.contains_key(&id) {
-                break id;
-            }
-        };
-        let resting = table
-            .entry(id)
-            .insert_entry(Resting { what, watch })
-            .into_mut();
-        if resting.watch.register(&self.registry, Token(id)).is_ok() {
+        let token = self.token();
+        arrivals.push((token, Resting { job, watch }));
+        let (_, resting) = arrivals.last_mut().expect("pushed in the line above");
+        if resting.watch.register(&self.registry, token).is_ok() {
+            self.shared.resting.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
-        Err(table
-            .remove(&id)
-            .expect("inserted above, under the same lock")
-            .what)
+        let (_, resting) = arrivals.pop().expect("pushed above, under the same lock");
+        Err(resting.job)
+    }
+
+    /// A token that nothing has, but for the wrap after 4 billion rests on 32 bits; see
+    /// [`Run::settle`].
+    fn token(&self) -> Token {
+        loop {
+            let token = Token(self.shared.next.fetch_add(1, Ordering::Relaxed));
+            if token != WAKER {
+                return token;
+            }
+        }
     }
 
     pub(super) fn stop(&self) {
-        self.table.stopped.store(true, Ordering::Release);
+        self.shared.stopped.store(true, Ordering::Release);
         let _ = self.waker.wake();
     }
 }
 
 impl Run {
     /// Runs until [`Rester::stop`]; what rests then is cut.
-    pub(super) fn run(mut self, mut wake: impl FnMut(Waiting)) {
+    pub(super) fn run(mut self, mut wake: impl FnMut(Job)) {
         let mut events = Events::with_capacity(EVENTS);
-        let mut ready = Vec::new();
-        while !self.table.stopped.load(Ordering::Acquire) {
+        while !self.shared.stopped.load(Ordering::Acquire) {
             match self.poll.poll(&mut events, None) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -133,32 +142,72 @@ impl Run {
                     break;
                 }
             }
-            {
-                let mut table = self.table.lock();
-                ready.extend(
-                    events
-                        .iter()
-                        .filter_map(|event| table.remove(&event.token().0)),
-                );
-            }
-            for Resting { what, mut watch } in ready.drain(..) {
-                watch.deregister(self.poll.registry());
-                wake(what);
+            for event in &events {
+                self.ready(event.token(), &mut wake);
             }
         }
         // Marked under the lock, so that nothing comes to rest behind our back.
-        let left: Vec<_> = {
-            let mut table = self.table.lock();
-            self.table.stopped.store(true, Ordering::Release);
-            table.drain().collect()
-        };
-        for (_, Resting { what, .. }) in left {
-            match what {
-                Waiting::Pump(pump) => {
-                    pump.fail(&Fault::Source(io::ErrorKind::ConnectionAborted.into()));
-                }
-                Waiting::Task(task) => task(),
+        let mut arrivals = self.shared.arrivals();
+        self.shared.stopped.store(true, Ordering::Release);
+        let late = std::mem::take(&mut *arrivals);
+        drop(arrivals);
+        let left = self.table.drain().map(|(_, resting)| resting);
+        for resting in left.chain(late.into_iter().map(|(_, resting)| resting)) {
+            if let Job::Pump(pump) = resting.job {
+                pump.fail(&Fault::Source(io::ErrorKind::ConnectionAborted.into()));
             }
+        }
+    }
+
+    fn ready(&mut self, token: Token, wake: &mut impl FnMut(Job)) {
+        if !self.table.contains_key(&token) {
+            self.settle(wake);
+        }
+        let Some(resting) = self.table.get_mut(&token) else {
+            return;
+        };
+        let nudged = match &mut resting.job {
+            // A panic is this connection's end, not that of all others: it tells its pair when it is dropped.
+            Job::Pump(pump) => catch_unwind(AssertUnwindSafe(|| pump.nudge())).ok(),
+            Job::Task(_) => Some(Nudged::Busy),
+        };
+        if nudged == Some(Nudged::Silent) {
+            return;
+        }
+        let Some(Resting { job, mut watch }) = self.table.remove(&token) else {
+            return;
+        };
+        self.forget(&mut watch);
+        match (nudged, job) {
+            (Some(Nudged::Busy), job) => wake(job),
+            (None, Job::Pump(pump)) => pump.abort(),
+            _ => {}
+        }
+    }
+
+    /// Takes the arrivals into the table. Who comes with the token of one that has rested since before
+    /// the tokens came round goes to a worker, and gets another the next time.
+    fn settle(&mut self, wake: &mut impl FnMut(Job)) {
+        let arrivals = std::mem::take(&mut *self.shared.arrivals());
+        for (token, mut resting) in arrivals {
+            match self.table.entry(token) {
+                Entry::Vacant(place) => {
+                    place.insert(resting);
+                }
+                Entry::Occupied(_) => {
+                    self.forget(&mut resting.watch);
+                    wake(resting.job);
+                }
+            }
+        }
+    }
+
+    fn forget(&mut self, watch: &mut Watch) {
+        watch.deregister(self.poll.registry());
+        self.shared.resting.fetch_sub(1, Ordering::Relaxed);
+        // What a crowd has needed is given back when it has gone.
+        if self.table.capacity() > TABLE_KEPT && self.table.len() < self.table.capacity() / 8 {
+            self.table.shrink_to(TABLE_KEPT);
         }
     }
 }

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use minitcptunnel_common::channel::reuse::{OnReuse, Recovered};
 use minitcptunnel_common::channel::sealed;
-use minitcptunnel_common::duplex::{self, Abortable, Socket};
+use minitcptunnel_common::duplex::{self, Abortable, Socket, Wait};
 use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::id::{ConnId, TunnelId};
 use minitcptunnel_common::log::RateLimited;
@@ -76,9 +76,23 @@ struct State {
     over: bool,
 }
 
+/// A place among those that wait. Given up, it is closed, however that came about: a task that waits
+/// for a socket is dropped unrun where there is no thread for it.
+struct Place {
+    spares: Arc<Spares>,
+    id: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let closed = |plan: &mut Plan| plan.closed(Instant::now(), random());
+        self.spares.leave(self.id, closed);
+    }
+}
+
 /// A spare that waits for its Assign.
 struct Spare {
-    id: u64,
+    place: Place,
     socket: Arc<Socket>,
     sealer: Sealer,
     opener: Opener,
@@ -231,7 +245,10 @@ impl Spares {
         frames.push(&rest);
         let begun = !rest.is_empty();
         let spare = Spare {
-            id,
+            place: Place {
+                spares: self.clone(),
+                id,
+            },
             socket,
             sealer,
             opener,
@@ -240,38 +257,31 @@ impl Spares {
         };
         if begun {
             // The next visitor was there already. This thread may be in the middle of something.
-            let (this, pool) = (self.clone(), self.parts.proxy.pool());
-            if pool.task(move || this.look(spare)).is_err() {
-                self.leave(id, true);
-            }
+            let this = self.clone();
+            // Dropped on an error, as everywhere here.
+            let _ = self.parts.proxy.pool().task(move || this.look(spare));
         } else {
             self.wait(spare);
         }
     }
 
     fn wait(self: &Arc<Self>, spare: Spare) {
-        let (this, id, socket) = (self.clone(), spare.id, spare.socket.clone());
+        let (this, socket) = (self.clone(), spare.socket.clone());
         let pool = self.parts.proxy.pool();
-        if pool
-            .when_readable(socket, move || this.look(spare))
-            .is_err()
-        {
-            self.leave(id, true);
-        }
+        let _ = pool.when_readable(socket, move || this.look(spare));
     }
 
-    /// A spare waits no longer. `closed`: nobody will come for it.
-    fn leave(&self, id: u64, closed: bool) {
+    /// A spare waits no longer, if it still did.
+    fn leave(&self, id: u64, count: impl FnOnce(&mut Plan)) {
         let mut state = self.lock();
         if state.waiting.remove(&id).is_none() {
             return;
         }
-        if closed {
-            state.plan.closed(Instant::now(), random());
-            drop(state);
+        count(&mut state.plan);
+        let waits = state.plan.due().is_some();
+        drop(state);
+        if waits {
             self.wake();
-        } else {
-            state.plan.taken();
         }
     }
 
@@ -284,15 +294,14 @@ impl Spares {
                 conn,
                 visitor,
             } => {
-                self.leave(spare.id, false);
+                self.leave(spare.place.id, Plan::taken);
                 self.fill();
                 self.serve(spare, &tunnel, conn, visitor);
             }
-            Found::End => self.leave(spare.id, true),
+            Found::End => {}
             Found::Damage(what) => {
                 log::warn!("A spare data channel was damaged, which closes it: {what}");
                 duplex::reset(spare.socket.stream());
-                self.leave(spare.id, true);
             }
         }
     }
@@ -318,8 +327,13 @@ impl Spares {
                 }
                 Err(e) => return Found::Damage(e.to_string()),
             }
+            // Only an Assign that has begun is worth a worker's time.
+            let wait = match spare.deadline {
+                None => Wait::Never,
+                Some(_) => Wait::Patient,
+            };
             let room = spare.frames.wanted().min(buffer.len());
-            match spare.socket.read(&mut buffer[..room]) {
+            match spare.socket.read(&mut buffer[..room], wait) {
                 Ok(0) => return Found::End,
                 Ok(n) => {
                     spare.frames.push(&buffer[..n]);
