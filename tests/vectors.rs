@@ -488,6 +488,12 @@ fn token(v: &Vector) -> Result<(), Refused> {
     let conn = v.string("conn-id").expect("a conn id");
     let token: [u8; 32] = v.body[..].try_into().expect("32 bytes");
     assert_eq!(key.verify(&conn, &token), key.token(&conn) == token);
+    assert_eq!(
+        key.verify_spare(&token),
+        v.name == "token-spare.txt",
+        "{}",
+        v.name
+    );
     if key.verify(&conn, &token) {
         Ok(())
     } else {

@@ -201,6 +201,7 @@ impl EventLoop {
         if !rest.is_empty() {
             return self.spare_spoke(token);
         }
+        log::debug!("session={session}: a used data channel is a spare again");
         self.settle_spares(session);
     }
 
