@@ -3,11 +3,13 @@
 //! connecting     hello, pin, deadlines, a server that closes
 //! session        first messages, reasons, heartbeats, reconnects, tunnels
 //! connections    pairs, refusals, an original server, hanging dials, stopping
+//! spares         data channels opened ahead, used again, refused, damaged
 
 mod connecting;
 mod connections;
 mod fake;
 mod session;
+mod spares;
 
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};

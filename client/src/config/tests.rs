@@ -220,6 +220,11 @@ fn broken_inputs_are_told_exactly() {
         (format!("{head}{at_tunnel}, {{id: b, remote_port: 2, local_port: 2, auto_start: maybe}}]"), "client_config.yaml:3:120: tunnels[1].auto_start: expected true or false, found the text \"maybe\"".into()),
         (format!("{head}tunnels: {{id: a}}"), "client_config.yaml:3:10: tunnels: expected a list, found a group of keys".into()),
         (format!("{head}limits: {{pairs: 0}}"), "client_config.yaml:3:17: limits.pairs: expected a whole number from 1 to 1000000, found the number 0".into()),
+        (format!("{head}limits: {{spare_channels: 65536}}"), "client_config.yaml:3:26: limits.spare_channels: expected a whole number from 0 to 65535, found the number 65536".into()),
+        (
+            format!("{head}limits: {{spare_channels: 3, max_spare_channels: 2}}"),
+            "client_config.yaml:3:49: limits.max_spare_channels: 2 is less than limits.spare_channels (3), which are always kept; raise the one or lower the other".into(),
+        ),
         (format!("{head}timeouts: {{connect: 0}}"), "client_config.yaml:3:21: timeouts.connect: expected a number of seconds from 0.001 to 31536000, found the number 0".into()),
         (
             format!("{head}timeouts: {{heartbeat_interval: 90}}"),

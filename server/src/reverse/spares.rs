@@ -216,13 +216,14 @@ impl EventLoop {
         let Some(session) = self.sessions.of(id) else {
             return;
         };
-        let excess = session.spares.excess(limit);
-        if session.spares.len() - excess.len() > 0 && session.spares.is_over_keep() {
+        for token in session.spares.excess(limit) {
+            self.drop_entry(token);
+        }
+        if let Some(session) = self.sessions.of(id)
+            && session.spares.is_over_keep()
+        {
             let window = self.deadlines.add(self.now + WINDOW, Timer::Spares(id));
             session.spares.begin(window);
-        }
-        for token in excess {
-            self.drop_entry(token);
         }
     }
 
