@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use crate::wire::STRIDE;
+use crate::wire::DATA_PAYLOAD_MAX;
 
 /// Performance: how long a direction must be silent before it gives its thread back. Long enough
 /// that a lively conversation keeps its worker, short enough that a burst of a thousand new
@@ -362,7 +362,7 @@ impl Read for TcpSource {
 impl BufRead for TcpSource {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.start == self.end {
-            self.buffer.resize(STRIDE, 0);
+            self.buffer.resize(DATA_PAYLOAD_MAX, 0);
             (self.start, self.end) = (0, 0);
             self.end = self.socket.read(&mut self.buffer, self.wait)?;
         }

@@ -20,11 +20,11 @@ use super::reuse::{OnReuse, Slot};
 use crate::duplex::{Duplex, Fault, Sink, Socket, Source, Wait};
 use crate::wire::frame::{self, FIN, FrameError, HEAD, Opened, Opener, Sealer, TAIL};
 use crate::wire::message::Kind;
-use crate::wire::{CIPHERTEXT_MAX, DATA_PAYLOAD_MAX, LEN_LEN, MESSAGE_HEAD, MESSAGE_MAX, STRIDE};
+use crate::wire::{CIPHERTEXT_MAX, DATA_PAYLOAD_MAX, LEN_LEN, MESSAGE_HEAD, MESSAGE_MAX};
 
 /// Performance: the payload rooms of a sink, in bytes; a read that fills one earns the next, so that
 /// a terminal session does not hold what a download needs.
-const ROOMS: [usize; 4] = [4 * 1024, 16 * 1024, STRIDE, DATA_PAYLOAD_MAX];
+const ROOMS: [usize; 3] = [4 * 1024, 16 * 1024, DATA_PAYLOAD_MAX];
 /// Performance: the least a source asks the socket for, in bytes, so that small frames come many to
 /// a read.
 const READ_MIN: usize = 16 * 1024;
