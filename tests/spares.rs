@@ -320,7 +320,7 @@ fn without_spares_everything_is_as_it_was() {
 
 #[test]
 fn a_crowd_is_served_and_its_channels_are_bounded() {
-    let _alone = alone();
+    let alone = alone();
     let service = Service::echo();
     let tunnel = Through::with(service.port(), |client| {
         client
@@ -341,6 +341,7 @@ fn a_crowd_is_served_and_its_channels_are_bounded() {
     });
     let left = tunnel.cutter.links().len();
     assert!((3..=11).contains(&left), "{left} channels");
+    drop(alone);
     // Nobody needs ten: after a window of 30 s, and the client's own forgetting, two are left.
     eventually(Duration::from_secs(75), "the surplus to be closed", || {
         (tunnel.cutter.links().len() == 3).then_some(())

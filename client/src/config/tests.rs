@@ -239,7 +239,7 @@ fn broken_inputs_are_told_exactly() {
             "client_config.yaml:3:12: timeouts.backoff_max: backoff_min (1 s) is longer than backoff_max (0.5 s); the waits grow from the first to the second".into(),
         ),
     ];
-    assert_eq!(cases.len(), 29);
+    assert_eq!(cases.len(), 31);
     let mut wrong = Vec::new();
     for (text, message) in cases {
         let said = match check_text(YAML, &text, Pinning::Required) {
@@ -418,6 +418,28 @@ fn a_made_key_changes_nothing_else_in_the_file() {
         made.key.public()
     );
     assert_eq!(dir.names(), [JSON, YAML]);
+}
+
+#[test]
+fn spares_are_as_many_as_said_and_the_maximum_follows() {
+    let limits = |typed: &str| {
+        let text = GUIDE.replace("<SERVER_PUBLIC_KEY_HEX>", PIN).replace(
+            "\"tunnels\"",
+            &format!("\"limits\": {{{typed}}},\n  \"tunnels\""),
+        );
+        let limits = check_text(JSON, &text, Pinning::Required)
+            .unwrap()
+            .config
+            .limits;
+        (limits.spare_channels, limits.max_spare_channels)
+    };
+    assert_eq!(limits(""), (2, 64));
+    assert_eq!(limits("\"spare_channels\": 0"), (0, 64));
+    assert_eq!(limits("\"spare_channels\": 100"), (100, 100));
+    assert_eq!(
+        limits("\"spare_channels\": 3, \"max_spare_channels\": 3"),
+        (3, 3)
+    );
 }
 
 #[test]
