@@ -453,3 +453,36 @@ fn a_spare_is_assigned_used_and_used_again_frame_by_frame() {
     }
     assert_eq!(server.log.count(0, "connected"), 1, "one session all along");
 }
+
+#[test]
+fn spares_end_with_their_session_whatever_the_client_does() {
+    let world = World::new();
+    let server = world.server().start();
+    // A client that holds on to its channels.
+    let session = || {
+        let control = Peer::control(&world, &world.client_key, server.address());
+        let key = SessionKey::new(control.session_key.expect("AuthOk"));
+        let mut channel = Peer::shake(&world, &world.client_key, server.address()).expect("hellos");
+        let mark = server.log.mark();
+        channel
+            .send(&Message::SpareReady {
+                token: key.spare_token(),
+                keep: 1,
+                max: 1,
+            })
+            .expect("send");
+        server.log.wait_from(mark, NEW, PATIENCE);
+        (control, channel)
+    };
+    let (mut first, mut its_spare) = session();
+    let (second, mut other_spare) = session();
+    assert_eq!(its_spare.receive(PATIENCE), None, "closed by the takeover");
+    first.expect("why", |message| {
+        matches!(message, Message::Error { .. }).then_some(())
+    });
+    drop(second);
+    assert_eq!(other_spare.receive(PATIENCE), None, "closed by the loss");
+    let (_third, mut last_spare) = session();
+    world.allow(&[]);
+    assert_eq!(last_spare.receive(PATIENCE), None, "closed by revocation");
+}
