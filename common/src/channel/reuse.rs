@@ -106,7 +106,7 @@ mod tests {
         let on_reuse = move |recovered| {
             sender
                 .send(recovered)
-                .expect("the test holds the other end")
+                .expect("the test holds the other end");
         };
         let compression = Compression::Off;
         End {
