@@ -1,9 +1,11 @@
 //! Ways to be a [`Duplex`](crate::duplex::Duplex) after authentication.
 //!
 //! ```text
+//! policy   when to compress
 //! sealed   TCP + wire frames: the data channels of the reverse tunnel
 //! reuse    what a sealed channel is after an orderly end: a channel again
 //! ```
 
+mod policy;
 pub mod reuse;
 pub mod sealed;

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::policy::Policy;
 use super::reuse::{OnReuse, Slot};
 use crate::duplex::{Duplex, Fault, Sink, Socket, Source, Wait};
 use crate::wire::frame::{self, FIN, FrameError, HEAD, Opened, Opener, Sealer, TAIL};
@@ -36,6 +37,8 @@ const ORIGINAL_SILENCE: Duration = Duration::from_secs(5);
 /// How often that silence is looked at.
 const SILENCE_SLICE: Duration = Duration::from_millis(100);
 
+pub use super::policy::Compression;
+
 /// How the end of a direction is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
@@ -43,18 +46,6 @@ pub enum End {
     Fin,
     /// By the TCP end, as the original does (PROTOCOL.md 9): all there is.
     Tcp,
-}
-
-/// When to compress what a sink sends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Compression {
-    /// Never.
-    Off,
-    /// Whenever it shrinks.
-    On,
-    /// When it shrinks and the link, not the processor, is the bottleneck.
-    #[default]
-    Auto,
 }
 
 /// Makes a data channel a duplex. `rest` is what was already received behind the last opened frame.
@@ -380,20 +371,20 @@ impl SealedSink {
 
     fn send(&mut self, len: usize) -> io::Result<()> {
         let sealer = self.sealer.as_mut().expect(OURS);
-        if self.policy.wants(len)
-            && let Some(frame) = sealer
+        if self.policy.wants(len) {
+            let packed = sealer
                 .seal_packed(&mut self.buffer, Kind::Data, len, &mut self.packed)
-                .map_err(damage)?
-        {
-            self.policy.shrunk(len, frame.len());
-            return self
-                .policy
-                .timed(frame.len(), || self.socket.write_all(frame));
+                .map_err(damage)?;
+            self.policy.tried(len, packed.map_or(len, <[u8]>::len));
+            if let Some(frame) = packed {
+                return self
+                    .policy
+                    .timed(frame.len(), || self.socket.write_all(frame));
+            }
         }
         let n = sealer
             .seal_stored(&mut self.buffer, Kind::Data, 0, len)
             .map_err(damage)?;
-        self.policy.shrunk(len, n);
         let frame = &self.buffer[..n];
         self.policy.timed(n, || self.socket.write_all(frame))
     }
@@ -480,80 +471,5 @@ impl SealedSink {
                 (seen, since) = (now, Instant::now());
             }
         }
-    }
-}
-
-/// Decides frame by frame whether to compress.
-///
-/// `Auto` compresses while two things hold: sending is slow (the link is the bottleneck, so the
-/// processor has time), and recent frames shrank. Each is looked at again from time to time.
-struct Policy {
-    mode: Compression,
-    /// Nanoseconds that sending a KiB has taken lately.
-    slowness: u64,
-    /// Frames to let pass before trying again after one that did not shrink.
-    skip: u32,
-    /// How many to skip the next time.
-    patience: u32,
-}
-
-impl Policy {
-    /// Frames below this are not worth the trouble, in bytes of payload.
-    const WORTH: usize = 256;
-    /// Sending slower than this counts as slow: 10 us per KiB is about 100 MB/s, where LZ4 on text
-    /// (0.6 GB/s for half the bytes) begins to win.
-    const SLOW: u64 = 10_000;
-    /// Most frames to skip between two tries.
-    const PATIENCE_MAX: u32 = 64;
-
-    fn new(mode: Compression) -> Self {
-        Self {
-            mode,
-            slowness: 0,
-            skip: 0,
-            patience: 1,
-        }
-    }
-
-    fn wants(&mut self, len: usize) -> bool {
-        if len < Self::WORTH || self.mode == Compression::Off {
-            return false;
-        }
-        if self.mode == Compression::On {
-            return true;
-        }
-        if self.slowness < Self::SLOW {
-            return false;
-        }
-        if self.skip > 0 {
-            self.skip -= 1;
-            return false;
-        }
-        true
-    }
-
-    /// Learns what became of a frame.
-    fn shrunk(&mut self, len: usize, sent: usize) {
-        if self.mode != Compression::Auto || self.slowness < Self::SLOW || self.skip > 0 {
-            return;
-        }
-        if sent > len - len / 8 {
-            self.skip = self.patience;
-            self.patience = (self.patience * 2).min(Self::PATIENCE_MAX);
-        } else {
-            self.patience = 1;
-        }
-    }
-
-    fn timed(&mut self, bytes: usize, send: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        if self.mode != Compression::Auto {
-            return send();
-        }
-        let start = Instant::now();
-        send()?;
-        let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX >> 12);
-        let per_kib = nanos / (bytes as u64).div_ceil(1024);
-        self.slowness = (7 * self.slowness + per_kib) / 8;
-        Ok(())
     }
 }
