@@ -223,7 +223,7 @@ fn broken_inputs_are_told_exactly() {
         (format!("{head}limits: {{spare_channels: 65536}}"), "client_config.yaml:3:26: limits.spare_channels: expected a whole number from 0 to 65535, found the number 65536".into()),
         (
             format!("{head}limits: {{spare_channels: 3, max_spare_channels: 2}}"),
-            "client_config.yaml:3:49: limits.max_spare_channels: 2 is less than limits.spare_channels (3), which are always kept; raise the one or lower the other".into(),
+            "client_config.yaml:3:29: limits.max_spare_channels: 2 is less than limits.spare_channels (3), which are always kept; raise the one or lower the other".into(),
         ),
         (format!("{head}timeouts: {{connect: 0}}"), "client_config.yaml:3:21: timeouts.connect: expected a number of seconds from 0.001 to 31536000, found the number 0".into()),
         (
