@@ -20,5 +20,7 @@ mod regressions;
 mod reverse;
 /// The reverse tunnel with other people's programs at both ends.
 mod services;
+/// Data channels that are there before their visitor, and serve again after him.
+mod spares;
 /// The files of `tests/vectors`, made by a second implementation of the wire.
 mod vectors;

@@ -8,7 +8,7 @@
 //! A pump runs on a worker while bytes flow. It returns when its direction has ended, has failed,
 //! or has been silent long enough to *rest*: then the pool keeps it, without thread or buffers,
 //! until its socket is readable again. What comes then is often short, a keystroke or a request:
-//! [`Pump::nudge`] moves that without waiting and without a worker.
+//! `Pump::nudge` moves that without waiting and without a worker.
 
 use std::fmt;
 use std::io;

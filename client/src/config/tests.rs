@@ -221,6 +221,11 @@ fn broken_inputs_are_told_exactly() {
         (format!("{head}tunnels: {{id: a}}"), "client_config.yaml:3:10: tunnels: expected a list, found a group of keys".into()),
         (format!("{head}limits: {{pairs: 0}}"), "client_config.yaml:3:17: limits.pairs: expected a whole number from 1 to 1000000, found the number 0".into()),
         (format!("{head}memory_budget: 64 TB"), "client_config.yaml:3:16: memory_budget: expected a size from 1 MiB to 1024 GiB, such as \"64 MiB\" or 67108864, found the text \"64 TB\"".into()),
+        (format!("{head}limits: {{spare_channels: 65536}}"), "client_config.yaml:3:26: limits.spare_channels: expected a whole number from 0 to 65535, found the number 65536".into()),
+        (
+            format!("{head}limits: {{spare_channels: 3, max_spare_channels: 2}}"),
+            "client_config.yaml:3:29: limits.max_spare_channels: 2 is less than limits.spare_channels (3), which are always kept; raise the one or lower the other".into(),
+        ),
         (format!("{head}timeouts: {{connect: 0}}"), "client_config.yaml:3:21: timeouts.connect: expected a number of seconds from 0.001 to 31536000, found the number 0".into()),
         (
             format!("{head}timeouts: {{heartbeat_interval: 90}}"),
@@ -235,7 +240,7 @@ fn broken_inputs_are_told_exactly() {
             "client_config.yaml:3:12: timeouts.backoff_max: backoff_min (1 s) is longer than backoff_max (0.5 s); the waits grow from the first to the second".into(),
         ),
     ];
-    assert_eq!(cases.len(), 30);
+    assert_eq!(cases.len(), 32);
     let mut wrong = Vec::new();
     for (text, message) in cases {
         let said = match check_text(YAML, &text, Pinning::Required) {
@@ -414,6 +419,28 @@ fn a_made_key_changes_nothing_else_in_the_file() {
         made.key.public()
     );
     assert_eq!(dir.names(), [JSON, YAML]);
+}
+
+#[test]
+fn spares_are_as_many_as_said_and_the_maximum_follows() {
+    let limits = |typed: &str| {
+        let text = GUIDE.replace("<SERVER_PUBLIC_KEY_HEX>", PIN).replace(
+            "\"tunnels\"",
+            &format!("\"limits\": {{{typed}}},\n  \"tunnels\""),
+        );
+        let limits = check_text(JSON, &text, Pinning::Required)
+            .unwrap()
+            .config
+            .limits;
+        (limits.spare_channels, limits.max_spare_channels)
+    };
+    assert_eq!(limits(""), (2, 64));
+    assert_eq!(limits("\"spare_channels\": 0"), (0, 64));
+    assert_eq!(limits("\"spare_channels\": 100"), (100, 100));
+    assert_eq!(
+        limits("\"spare_channels\": 3, \"max_spare_channels\": 3"),
+        (3, 3)
+    );
 }
 
 #[test]

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The halves have keys of their own and share nothing but the socket: no lock. How the end of a
-//! direction is told depends on the peer ([`End`]).
+//! direction is told depends on the peer ([`End`]). A channel that may serve again is given back when
+//! both halves have ended as meant ([`reusable`]).
 
 use std::io::{self, BufRead, Read};
 use std::net::TcpStream;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::ledger::Ledger;
 use super::policy::Policy;
+use super::reuse::{OnReuse, Recovered, Slot};
 use crate::budget::{self, Grant, Want};
 use crate::duplex::{Duplex, Fault, Sink, Socket, Source, Wait};
 use crate::metrics::Traffic;
@@ -62,14 +64,48 @@ pub fn sealed(
     compression: Compression,
     ledger: &Ledger,
 ) -> io::Result<Duplex> {
-    let socket = Socket::new(stream)?;
+    let channel = Recovered {
+        socket: Socket::new(stream)?,
+        sealer,
+        opener,
+        rest,
+    };
+    Ok(make(channel, end, compression, None, ledger))
+}
+
+/// As [`sealed`] with [`End::Fin`], on a channel that serves again (E9): when FIN has been sent and
+/// received, what is left of the channel goes to `on_reuse`. Bytes behind the peer's FIN belong to
+/// the next use.
+pub fn reusable(
+    channel: Recovered,
+    compression: Compression,
+    on_reuse: OnReuse,
+    ledger: &Ledger,
+) -> Duplex {
+    let slot = Some(Slot::new(on_reuse));
+    make(channel, End::Fin, compression, slot, ledger)
+}
+
+fn make(
+    channel: Recovered,
+    end: End,
+    compression: Compression,
+    slot: Option<Slot>,
+    ledger: &Ledger,
+) -> Duplex {
+    let Recovered {
+        socket,
+        sealer,
+        opener,
+        rest,
+    } = channel;
     let other = Arc::new(Other::default());
     let received = rest.len();
-    Ok(Duplex {
+    Duplex {
         source: Box::new(SealedSource {
             socket: socket.clone(),
             wait: Wait::default(),
-            opener,
+            opener: Some(opener),
             buffer: rest,
             start: 0,
             end: received,
@@ -81,10 +117,11 @@ pub fn sealed(
             ended: false,
             failed: None,
             other: other.clone(),
+            slot: slot.clone(),
         }),
         sink: Box::new(SealedSink {
             socket: socket.clone(),
-            sealer,
+            sealer: Some(sealer),
             buffer: Vec::new(),
             packed: Vec::new(),
             memory: ledger.budget.half(budget::SINK),
@@ -92,9 +129,11 @@ pub fn sealed(
             policy: Policy::new(compression),
             rule: end,
             other,
+            finished: false,
+            slot,
         }),
         abort: socket,
-    })
+    }
 }
 
 /// What the sink has to know of the source, for [`End::Tcp`] only.
@@ -118,7 +157,8 @@ enum Plain {
 struct SealedSource {
     socket: Arc<Socket>,
     wait: Wait,
-    opener: Opener,
+    /// Taken only when the source is dropped.
+    opener: Option<Opener>,
     /// Received bytes; `start..end` are frames not yet opened.
     buffer: Vec<u8>,
     start: usize,
@@ -134,7 +174,11 @@ struct SealedSource {
     /// Errors are final: behind a frame that does not open, the next one still would.
     failed: Option<io::ErrorKind>,
     other: Arc<Other>,
+    slot: Option<Slot>,
 }
+
+/// Why a half has its key.
+const OURS: &str = "a half gives its key away only when it is dropped";
 
 fn damage(what: impl ToString) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_string())
@@ -214,6 +258,8 @@ impl SealedSource {
         let body = &mut self.buffer[at..at + len];
         let (message, plain) = match self
             .opener
+            .as_mut()
+            .expect(OURS)
             .open_within(body, &mut self.spare, MESSAGE_MAX, may)
             .map_err(not_opened)?
         {
@@ -243,7 +289,7 @@ impl SealedSource {
                 )));
             }
         }
-        if self.ended && !original && self.start < self.end {
+        if self.ended && !original && self.slot.is_none() && self.start < self.end {
             return Err(damage("bytes after the end of the direction"));
         }
         Ok(true)
@@ -362,9 +408,20 @@ impl Source for SealedSource {
     }
 }
 
+impl Drop for SealedSource {
+    fn drop(&mut self) {
+        if let (Some(slot), true, Some(opener)) = (self.slot.take(), self.ended, self.opener.take())
+        {
+            let rest = self.buffer[self.start..self.end].to_vec();
+            slot.source_left(&self.socket, opener, rest);
+        }
+    }
+}
+
 struct SealedSink {
     socket: Arc<Socket>,
-    sealer: Sealer,
+    /// Taken only when the sink is dropped.
+    sealer: Option<Sealer>,
     buffer: Vec<u8>,
     packed: Vec<u8>,
     /// For both buffers.
@@ -373,6 +430,9 @@ struct SealedSink {
     policy: Policy,
     rule: End,
     other: Arc<Other>,
+    /// FIN has been sent.
+    finished: bool,
+    slot: Option<Slot>,
 }
 
 impl SealedSink {
@@ -396,8 +456,8 @@ impl SealedSink {
     fn send(&mut self, len: usize) -> io::Result<()> {
         if self.policy.wants(len) && self.can_pack(len) {
             let start = Instant::now();
-            let packed = self
-                .sealer
+            let sealer = self.sealer.as_mut().expect(OURS);
+            let packed = sealer
                 .seal_packed(&mut self.buffer, Kind::Data, len, &mut self.packed)
                 .map_err(damage)?;
             let sent = packed.map_or(len, <[u8]>::len);
@@ -409,8 +469,8 @@ impl SealedSink {
                     .timed(frame.len(), || self.socket.write_all(frame));
             }
         }
-        let n = self
-            .sealer
+        let sealer = self.sealer.as_mut().expect(OURS);
+        let n = sealer
             .seal_stored(&mut self.buffer, Kind::Data, 0, len)
             .map_err(damage)?;
         let frame = &self.buffer[..n];
@@ -452,10 +512,13 @@ impl Sink for SealedSink {
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }
                 let mut fin = [0; HEAD + TAIL];
-                self.sealer
+                let sealer = self.sealer.as_mut().expect(OURS);
+                sealer
                     .seal_stored(&mut fin, Kind::Data, FIN, 0)
                     .map_err(damage)?;
-                self.socket.write_all(&fin)
+                self.socket.write_all(&fin)?;
+                self.finished = true;
+                Ok(())
             }
             End::Tcp => {
                 self.outwait_other_direction();
@@ -468,6 +531,16 @@ impl Sink for SealedSink {
         self.buffer = Vec::new();
         self.packed = Vec::new();
         self.memory.free();
+    }
+}
+
+impl Drop for SealedSink {
+    fn drop(&mut self) {
+        if let (Some(slot), true, Some(sealer)) =
+            (self.slot.take(), self.finished, self.sealer.take())
+        {
+            slot.sink_left(&self.socket, sealer);
+        }
     }
 }
 

@@ -180,6 +180,16 @@ impl<'de> Deserialize<'de> for Count {
     }
 }
 
+/// How many of something may be, where none is fine: at most 65535.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CountOrNone(pub u16);
+
+impl<'de> Deserialize<'de> for CountOrNone {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        whole_number(deserializer, 0, 65535, "a whole number").map(|count| Self(count as u16))
+    }
+}
+
 /// One year: longer than any timeout means, short enough for every clock.
 const MAX_SECONDS: f64 = 31_536_000.0;
 /// One millisecond: shorter waits than this are not kept by any system.

@@ -15,6 +15,7 @@ mod knock;
 mod pairer;
 mod registry;
 mod sessions;
+mod spares;
 mod strange;
 mod tunnels;
 mod verifier;
@@ -162,6 +163,7 @@ pub fn start(config: Config) -> Result<Handle, StartError> {
         config: Arc::new(config),
         allow,
         inbox: receiver,
+        mailbox: inbox.clone(),
         verifier,
         pool: pool.clone(),
         metrics: metrics.clone(),
