@@ -19,7 +19,7 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Descriptors that are not for pairs: pollers, the session, files.
+/// Descriptors that are for neither pairs nor spare channels: pollers, the session, files.
 const OWN_FILES: usize = 64;
 
 /// Appended wherever the pin is missing or broken.
@@ -123,7 +123,7 @@ impl Config {
         Capacity::new(
             self.limits.pairs,
             resources::open_files_at_most(),
-            OWN_FILES,
+            OWN_FILES + usize::from(self.limits.max_spare_channels),
             &Budget::new(self.memory_budget),
         )
     }
