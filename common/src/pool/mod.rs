@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use crate::budget::{self, Budget, Grant};
 use crate::duplex::{Duplex, Fault, Socket};
 use crate::metrics::Traffic;
-use crate::relay::{self, Ended, Outcome, Pair, Pump};
+use crate::relay::{self, Ended, Nudged, Outcome, Pair, Pump};
 
 use rester::Rester;
 
@@ -311,8 +311,13 @@ impl Pool {
         true
     }
 
-    /// A pump begins at rest, unless bytes came with it: the first ones are mostly few.
+    /// A pump begins with what is there already, in this thread: mostly nothing or little. Then it rests.
     fn begin(&self, mut pump: Pump) -> Result<(), (io::Error, Job)> {
+        match pump.nudge() {
+            Nudged::Over => return Ok(()),
+            Nudged::Busy => return self.submit(Job::Pump(pump)),
+            Nudged::Silent => {}
+        }
         let job = match pump.rest() {
             None => Job::Pump(pump),
             Some(socket) => match self.0.rester.rest(Job::Pump(pump), socket) {
