@@ -8,6 +8,8 @@ mod fuzz_corpus;
 mod greedy;
 /// What strangers can try before they are anybody.
 mod hostile;
+/// What the programs hold under load, and what is left of it.
+mod memory;
 /// The programs as a person or a service manager meets them: arguments, files, signals, exit codes, log texts.
 mod programs;
 /// Many connections that do little: visitors that never read, connections that rest.
@@ -18,5 +20,7 @@ mod regressions;
 mod reverse;
 /// The reverse tunnel with other people's programs at both ends.
 mod services;
+/// Data channels that are there before their visitor, and serve again after him.
+mod spares;
 /// The files of `tests/vectors`, made by a second implementation of the wire.
 mod vectors;

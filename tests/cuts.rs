@@ -193,7 +193,11 @@ fn a_half_open_link_is_taken_over_at_once() {
 
 #[test]
 fn visitors_who_wait_during_a_takeover_are_served_by_the_new_session() {
-    let wired = Wired::plain();
+    // One who is assigned to a spare does not wait: his bytes are on their way.
+    let wired = Wired::start(
+        |server| server,
+        |client| client.set("limits.spare_channels", 0),
+    );
     wired.works();
     wired.cutter.set(Mode::Drop(Way::Both));
     // The server announces this one into the hole.
@@ -390,7 +394,8 @@ fn one_flipped_bit_ends_a_data_channel_and_never_passes() {
                     .set("timeouts.pairing", 1)
                     .set("timeouts.first_frame", 1)
             },
-            |client| client,
+            // Tampering begins with a connection: each visitor needs one of his own.
+            |client| client.set("limits.spare_channels", 0),
         );
         let mut cut = 0;
         // In the hello, in the first frames' lengths and bodies, deep in the stream.

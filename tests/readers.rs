@@ -18,6 +18,10 @@ use rig::{
 /// Long enough for a busy machine; what is asserted are numbers, not times.
 const LONG: Duration = Duration::from_secs(60);
 
+/// How many data channels a client of these tests keeps open for a while when a crowd has gone: its
+/// `limits.max_spare_channels`, and those that it was just opening.
+const SPARES: usize = 64 + 4;
+
 fn usage(tunnel: &Tunnelled) -> (Usage, Usage) {
     (tunnel.server.usage(), tunnel.client.usage())
 }
@@ -140,7 +144,10 @@ fn five_hundred_visitors_who_never_read_cost_their_buffers_and_no_more() {
     });
     let after = at_rest(&tunnel);
     for (who, before, after) in [("server", before.0, after.0), ("client", before.1, after.1)] {
-        assert!(after.fds <= before.fds, "{who}: {before:?} -> {after:?}");
+        assert!(
+            after.fds <= before.fds + SPARES,
+            "{who}: {before:?} -> {after:?}"
+        );
         assert!(
             after.threads <= before.threads + 2,
             "{who}: {before:?} -> {after:?}"
@@ -231,7 +238,7 @@ fn a_thousand_resting_connections_need_a_dozen_threads() {
     });
     let after = at_rest(&tunnel);
     assert!(
-        after.0.fds <= before.0.fds && after.1.fds <= before.1.fds,
+        after.0.fds <= before.0.fds + SPARES && after.1.fds <= before.1.fds + SPARES,
         "{before:?} -> {after:?}"
     );
 }

@@ -31,8 +31,8 @@ const FILES: &[(&str, usize, usize)] = &[
     ("hkdf", 3, 0),
     ("keys", 2, 1),
     ("lz4", 23, 28),
-    ("message", 23, 12),
-    ("token", 2, 2),
+    ("message", 26, 15),
+    ("token", 3, 2),
     ("x25519", 3, 3),
 ];
 
@@ -460,6 +460,20 @@ fn same_message(v: &Vector, message: &Message) {
             is("conn-id", conn.as_str());
             is("reason-text", reason);
         }
+        Message::SpareReady { token, keep, max } => {
+            assert_eq!(v.bytes("token"), token, "{name}");
+            number("keep", (*keep).into());
+            number("max", (*max).into());
+        }
+        Message::Assign {
+            tunnel,
+            conn,
+            visitor,
+        } => {
+            is("tunnel-id", tunnel.as_str());
+            is("conn-id", conn.as_str());
+            is("visitor", visitor);
+        }
         Message::Heartbeat { payload } => assert_eq!(&v.bytes("payload"), payload, "{name}"),
         Message::Unknown { kind } => {
             assert_eq!(v.number("type"), Some((*kind).into()), "{name}");
@@ -474,6 +488,12 @@ fn token(v: &Vector) -> Result<(), Refused> {
     let conn = v.string("conn-id").expect("a conn id");
     let token: [u8; 32] = v.body[..].try_into().expect("32 bytes");
     assert_eq!(key.verify(&conn, &token), key.token(&conn) == token);
+    assert_eq!(
+        key.verify_spare(&token),
+        v.name == "token-spare.txt",
+        "{}",
+        v.name
+    );
     if key.verify(&conn, &token) {
         Ok(())
     } else {

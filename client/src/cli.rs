@@ -161,9 +161,17 @@ fn describe(config: &Config) -> String {
             )
         });
     }
+    lines.push(match config.limits.spare_channels {
+        0 => "Keeps no data channels ready for visitors.".to_owned(),
+        keep => format!(
+            "Keeps data channels ready for visitors: {keep}, up to {} when many come.",
+            config.limits.max_spare_channels
+        ),
+    });
     lines.push(format!(
-        "Carries at most {} connections at a time; gives them {} s when it is stopped.",
-        config.limits.pairs,
+        "Carries up to {}, in {} MiB of buffers; gives them {} s when it is stopped.",
+        config.capacity(),
+        config.memory_budget / (1024 * 1024),
         config.grace.as_secs_f64()
     ));
     lines.join("\n")

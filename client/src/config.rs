@@ -7,13 +7,20 @@ mod tunnels;
 
 pub use key::{EnsuredKey, KeyError, ensure_identity_key, identity_key, keygen};
 
+use minitcptunnel_common::budget::Budget;
+use minitcptunnel_common::capacity::Capacity;
 use minitcptunnel_common::config::{
-    self, AnyPort, Checker, CompressionSetting, Count, Grace, Host, Places, Port, Seconds, Secret,
+    self, AnyPort, Checker, CompressionSetting, Count, CountOrNone, Grace, Host, Places, Port,
+    Seconds, Secret, Size,
 };
 use minitcptunnel_common::identity::{self, IdentityKey, PublicKey};
+use minitcptunnel_common::resources;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Descriptors that are for neither pairs nor spare channels: pollers, the session, files.
+const OWN_FILES: usize = 64;
 
 /// Appended wherever the pin is missing or broken.
 const HOW_TO_PIN: &str = "the server prints its key when it starts (\"Server Identity Public Key (Pin in client config): ...\") \
@@ -30,6 +37,7 @@ pub struct Raw {
     pub identity_private_key_hex: Option<Secret>,
     pub tunnels: Option<Vec<RawTunnel>>,
     pub compression: Option<CompressionSetting>,
+    pub memory_budget: Option<Size>,
     pub limits: Option<RawLimits>,
     pub timeouts: Option<RawTimeouts>,
     pub grace: Option<Grace>,
@@ -54,6 +62,8 @@ pub struct RawTunnel {
 #[expect(missing_docs, reason = "each key is described at the checked tier")]
 pub struct RawLimits {
     pub pairs: Option<Count>,
+    pub spare_channels: Option<CountOrNone>,
+    pub max_spare_channels: Option<CountOrNone>,
 }
 
 /// The `timeouts` of the file.
@@ -97,12 +107,26 @@ pub struct Config {
     pub tunnels: Vec<Tunnel>,
     /// Whether data sent to the server is compressed, unless a tunnel says otherwise.
     pub compression: CompressionSetting,
+    /// What pairs and their buffers may hold together, in bytes.
+    pub memory_budget: usize,
     /// How much of everything there may be.
     pub limits: Limits,
     /// How long each stage may take.
     pub timeouts: Timeouts,
     /// How long running pairs may go on after a signal.
     pub grace: Duration,
+}
+
+impl Config {
+    /// How many connections that allows on this system, as far as it is known before the start.
+    pub fn capacity(&self) -> Capacity {
+        Capacity::new(
+            self.limits.pairs,
+            resources::open_files_at_most(),
+            OWN_FILES + usize::from(self.limits.max_spare_channels),
+            &Budget::new(self.memory_budget),
+        )
+    }
 }
 
 /// A tunnel: a public port of the server and the local service behind it.
@@ -127,11 +151,19 @@ pub struct Tunnel {
 pub struct Limits {
     /// Running pairs.
     pub pairs: usize,
+    /// Data channels that are kept ready for visitors; 0 for none.
+    pub spare_channels: u16,
+    /// The most that are kept when many visitors come at once.
+    pub max_spare_channels: u16,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { pairs: 4096 }
+        Self {
+            pairs: Count::MOST,
+            spare_channels: 2,
+            max_spare_channels: 64,
+        }
     }
 }
 
@@ -205,12 +237,7 @@ pub fn check(raw: Raw, places: Places, pinning: Pinning) -> Result<Checked, KeyE
     );
     let compression = raw.compression.unwrap_or_default();
     let tunnels = tunnels::check(&mut checker, raw.tunnels, compression);
-    let limits = Limits {
-        pairs: raw
-            .limits
-            .and_then(|l| l.pairs)
-            .map_or(Limits::default().pairs, |count| count.0),
-    };
+    let limits = limits(&mut checker, &raw.limits.unwrap_or_default());
     let timeouts = timeouts(&mut checker, &raw.timeouts.unwrap_or_default());
 
     let warnings = checker.finish()?;
@@ -226,6 +253,7 @@ pub fn check(raw: Raw, places: Places, pinning: Pinning) -> Result<Checked, KeyE
         identity,
         tunnels,
         compression,
+        memory_budget: raw.memory_budget.map_or_else(Budget::usual, Size::bytes),
         limits,
         timeouts,
         grace: raw.grace.map_or(Duration::from_secs(5), Grace::duration),
@@ -290,6 +318,29 @@ fn pin(
             None
         }
     }
+}
+
+fn limits(checker: &mut Checker, raw: &RawLimits) -> Limits {
+    let default = Limits::default();
+    let or = |typed: Option<CountOrNone>, default| typed.map_or(default, |count| count.0);
+    let spare_channels = or(raw.spare_channels, default.spare_channels);
+    // Whoever keeps more than the usual maximum need not say so twice.
+    let max = default.max_spare_channels.max(spare_channels);
+    let limits = Limits {
+        pairs: raw.pairs.map_or(default.pairs, |count| count.0),
+        spare_channels,
+        max_spare_channels: or(raw.max_spare_channels, max),
+    };
+    if limits.max_spare_channels < limits.spare_channels {
+        checker.error(
+            "limits.max_spare_channels",
+            format!(
+                "{} is less than limits.spare_channels ({}), which are always kept; raise the one or lower the other",
+                limits.max_spare_channels, limits.spare_channels
+            ),
+        );
+    }
+    limits
 }
 
 fn timeouts(checker: &mut Checker, raw: &RawTimeouts) -> Timeouts {

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use minitcptunnel_common::budget::Budget;
 use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::id::TunnelId;
 use minitcptunnel_common::metrics::TrafficSnapshot;
@@ -84,7 +85,17 @@ impl Client {
     /// no error: the [`Handle`] tells.
     pub fn start(config: &Config) -> Result<Handle, StartError> {
         let server = Arc::new(Server::new(config).ok_or(StartError::NoIdentity)?);
-        let pool = Pool::new(config.limits.pairs).map_err(StartError::Resources)?;
+        let capacity = config.capacity();
+        if capacity.falls_short_of(config.limits.pairs) {
+            log::warn!(
+                "Carries up to {capacity}, not limits.pairs = {}",
+                config.limits.pairs
+            );
+        } else {
+            log::info!("Carries up to {capacity}");
+        }
+        let pool = Pool::within(capacity.pairs, Budget::new(config.memory_budget))
+            .map_err(StartError::Resources)?;
         let (control, inbox, store) = ControlClient::new(config, server, |store| {
             LocalProxy::new(
                 pool.clone(),

@@ -5,6 +5,8 @@
 //!  serve ─ admit ─┬─ worker: dial local service ──┐
 //!                 │                               ├─ both: pair on the pool
 //!                 └─ worker: far end dial ────────┘  one fails: refuse at once, drop the other
+//!
+//!  dial ─ admit ─── dial local service, here and now ─> pair         (the far end is there already)
 //! ```
 //!
 //! The pool's permit is held until both dials are over, however they end, so that the number of
@@ -16,6 +18,7 @@ use std::net::TcpStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use minitcptunnel_common::channel::ledger::Ledger;
 use minitcptunnel_common::dial;
 use minitcptunnel_common::duplex::{self, Duplex};
 use minitcptunnel_common::id::{ConnId, TunnelId};
@@ -80,6 +83,14 @@ impl LocalProxy {
         }
     }
 
+    /// Where the data channels of this tunnel are counted.
+    pub(crate) fn ledger(&self, target: &Target) -> Ledger {
+        Ledger {
+            budget: self.pool.budget().clone(),
+            traffic: target.traffic.clone(),
+        }
+    }
+
     /// Serves one connection, or refuses it. Does not block.
     pub fn serve<F: FarEnd>(&self, call: Call, far: F) {
         let permit = match self.pool.admit() {
@@ -109,6 +120,70 @@ impl LocalProxy {
         }
     }
 
+    /// The pool that pairs run on.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Dials a local service, for a far end that is there already; blocking, on a worker. `None`: it
+    /// was refused, which has been counted and said.
+    pub fn dial(&self, target: &Target) -> Option<(Permit, TcpStream)> {
+        let permit = match self.pool.admit() {
+            Ok(permit) => permit,
+            Err(e) => {
+                self.refused(&target.id, refusal(&e), &e.to_string());
+                return None;
+            }
+        };
+        match dial::connect(&target.host, target.port, self.timeout) {
+            Ok(stream) => {
+                let _ = dial::set_keepalive(&stream);
+                Some((permit, stream))
+            }
+            Err(e) => {
+                let reason = format!("local service: {e}");
+                self.refused(&target.id, Refusal::ByClient, &reason);
+                None
+            }
+        }
+    }
+
+    /// Starts a pair.
+    pub fn pair(&self, permit: Permit, call: &Call, external: Duplex, stream: TcpStream) {
+        let target = &call.target;
+        let service = match duplex::tcp(stream) {
+            Ok(service) => service,
+            Err(e) => {
+                external.abort.abort();
+                let reason = format!("local service: {e}");
+                return self.refused(&target.id, Refusal::ByClient, &reason);
+            }
+        };
+        let head = format!(
+            "tunnel={:?} conn={:?} visitor={:?}",
+            target.id.as_str(),
+            call.conn.as_str(),
+            call.visitor.as_deref().unwrap_or("unknown"),
+        );
+        let started = self.pool.start(
+            permit,
+            call.owner,
+            external,
+            service,
+            target.traffic.clone(),
+            move |ended| log::debug!("pair {head} {ended}"),
+        );
+        if let Err(e) = started {
+            // The pair has been aborted, which resets both of its ends.
+            self.refused(&target.id, refusal(&e), &e.to_string());
+        }
+    }
+
+    /// Counts a refusal that somebody else talks about.
+    pub fn count(&self, why: Refusal) {
+        self.refusals.add(why);
+    }
+
     /// Counts a refusal and warns about it, but not too often.
     pub fn refused(&self, tunnel: &TunnelId, why: Refusal, reason: &str) {
         self.refusals.add(why);
@@ -131,6 +206,7 @@ impl LocalProxy {
 fn refusal(e: &PoolError) -> Refusal {
     match e {
         PoolError::Full => Refusal::Pairs,
+        PoolError::Memory => Refusal::Memory,
         PoolError::Closed => Refusal::SessionEnded,
         PoolError::Thread(_) => Refusal::Resources,
     }
@@ -233,32 +309,7 @@ impl<F: FarEnd> Meeting<F> {
                 return self.proxy.refused(&target.id, Refusal::Unclaimed, &reason);
             }
         };
-        let service = match duplex::tcp(stream) {
-            Ok(service) => service,
-            Err(e) => {
-                external.abort.abort();
-                let reason = format!("local service: {e}");
-                return self.proxy.refused(&target.id, Refusal::ByClient, &reason);
-            }
-        };
-        let head = format!(
-            "tunnel={:?} conn={:?} visitor={:?}",
-            target.id.as_str(),
-            self.call.conn.as_str(),
-            self.call.visitor.as_deref().unwrap_or("unknown"),
-        );
-        let started = self.proxy.pool.start(
-            permit,
-            self.call.owner,
-            external,
-            service,
-            target.traffic.clone(),
-            move |ended| log::debug!("pair {head} {ended}"),
-        );
-        if let Err(e) = started {
-            // The pair has been aborted, which resets both of its ends.
-            self.proxy.refused(&target.id, refusal(&e), &e.to_string());
-        }
+        self.proxy.pair(permit, &self.call, external, stream);
     }
 }
 

@@ -137,6 +137,7 @@ pub(crate) fn sum(parts: impl Iterator<Item = TrafficSnapshot>) -> TrafficSnapsh
         from_service: a.from_service + b.from_service,
         live: a.live + b.live,
         total: a.total + b.total,
+        lz4: a.lz4 + b.lz4,
     })
 }
 

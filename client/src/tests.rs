@@ -3,11 +3,13 @@
 //! connecting     hello, pin, deadlines, a server that closes
 //! session        first messages, reasons, heartbeats, reconnects, tunnels
 //! connections    pairs, refusals, an original server, hanging dials, stopping
+//! spares         data channels opened ahead, used again, refused, damaged
 
 mod connecting;
 mod connections;
 mod fake;
 mod session;
+mod spares;
 
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
@@ -37,7 +39,13 @@ fn config(server: &FakeServer) -> Config {
         identity: Some(own_key()),
         tunnels: vec![tunnel("web", 8080, 1), tunnel("ssh", 2222, 1)],
         compression: CompressionSetting::Auto,
-        limits: Limits { pairs: 64 },
+        limits: Limits {
+            pairs: 64,
+            // Tests that count connections count them all.
+            spare_channels: 0,
+            max_spare_channels: 64,
+        },
+        memory_budget: 64 << 20,
         timeouts: Timeouts {
             connect: SOON,
             handshake: NEVER,

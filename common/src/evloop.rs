@@ -11,6 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::budget;
 use crossbeam_channel::{Receiver, Sender};
 use mio::{Poll, Token, Waker};
 
@@ -58,7 +59,9 @@ impl<T> Slots<T> {
 
     /// Takes an entry out.
     pub fn remove(&mut self, token: Token) -> Option<T> {
-        self.map.remove(&token)
+        let entry = self.map.remove(&token);
+        budget::shrink(&mut self.map);
+        entry
     }
 
     /// Puts an entry back under the token it had, as when it has become something else.

@@ -1,6 +1,8 @@
 //! What the MiniTCPTunnel programs share. `common/README.md` draws the rooms and the arrows.
 
 pub mod backoff;
+pub mod budget;
+pub mod capacity;
 pub mod channel;
 pub mod config;
 pub mod dial;

@@ -10,6 +10,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Which way bytes go, named from the middle of the path in every job, log line and counter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +29,7 @@ pub struct Traffic {
     from_service: AtomicU64,
     live: AtomicU64,
     total: AtomicU64,
+    lz4: Lz4,
 }
 
 impl Traffic {
@@ -49,6 +51,25 @@ impl Traffic {
             traffic
                 .counter(direction)
                 .fetch_add(n as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a frame that was given to LZ4: its length before, the length it was sent with, the time taken.
+    pub fn tried(&self, len: usize, sent: usize, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        for Lz4 {
+            tried,
+            stored,
+            before,
+            after,
+            nanos: all,
+        } in self.chain().map(|traffic| &traffic.lz4)
+        {
+            tried.fetch_add(1, Ordering::Relaxed);
+            stored.fetch_add(u64::from(sent >= len), Ordering::Relaxed);
+            before.fetch_add(len as u64, Ordering::Relaxed);
+            after.fetch_add(sent as u64, Ordering::Relaxed);
+            all.fetch_add(nanos, Ordering::Relaxed);
         }
     }
 
@@ -81,7 +102,88 @@ impl Traffic {
             from_service: self.from_service.load(Ordering::Relaxed),
             live: self.live.load(Ordering::Relaxed),
             total: self.total.load(Ordering::Relaxed),
+            lz4: self.lz4.snapshot(),
         }
+    }
+}
+
+/// What LZ4 was tried on, and what came of it.
+#[derive(Default, Debug)]
+struct Lz4 {
+    tried: AtomicU64,
+    stored: AtomicU64,
+    before: AtomicU64,
+    after: AtomicU64,
+    nanos: AtomicU64,
+}
+
+impl Lz4 {
+    fn snapshot(&self) -> Lz4Snapshot {
+        Lz4Snapshot {
+            tried: self.tried.load(Ordering::Relaxed),
+            stored: self.stored.load(Ordering::Relaxed),
+            before: self.before.load(Ordering::Relaxed),
+            after: self.after.load(Ordering::Relaxed),
+            time: Duration::from_nanos(self.nanos.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+/// What compressing took and gave, at one moment.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Lz4Snapshot {
+    /// Frames given to LZ4.
+    pub tried: u64,
+    /// Those of them that did not shrink and were sent as they were.
+    pub stored: u64,
+    /// Bytes in the frames that were tried.
+    pub before: u64,
+    /// Bytes that were sent for them.
+    pub after: u64,
+    /// Time spent in LZ4, on all threads together.
+    pub time: Duration,
+}
+
+impl std::ops::Add for Lz4Snapshot {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            tried: self.tried + other.tried,
+            stored: self.stored + other.stored,
+            before: self.before + other.before,
+            after: self.after + other.after,
+            time: self.time + other.time,
+        }
+    }
+}
+
+impl std::ops::Sub for Lz4Snapshot {
+    type Output = Self;
+
+    /// What was added since `other`.
+    fn sub(self, other: Self) -> Self {
+        Self {
+            tried: self.tried - other.tried,
+            stored: self.stored - other.stored,
+            before: self.before - other.before,
+            after: self.after - other.after,
+            time: self.time.saturating_sub(other.time),
+        }
+    }
+}
+
+impl fmt::Display for Lz4Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "lz4_tried={} lz4_stored={} lz4_before={} lz4_after={} lz4_seconds={:.3}",
+            self.tried,
+            self.stored,
+            self.before,
+            self.after,
+            self.time.as_secs_f64()
+        )
     }
 }
 
@@ -96,6 +198,8 @@ pub struct TrafficSnapshot {
     pub live: u64,
     /// Pairs ever.
     pub total: u64,
+    /// What compressing took and gave.
+    pub lz4: Lz4Snapshot,
 }
 
 impl fmt::Display for TrafficSnapshot {
@@ -104,7 +208,11 @@ impl fmt::Display for TrafficSnapshot {
             f,
             "connections={} live={} to_service={} from_service={}",
             self.total, self.live, self.to_service, self.from_service
-        )
+        )?;
+        if self.lz4.tried > 0 {
+            write!(f, " {}", self.lz4)?;
+        }
+        Ok(())
     }
 }
 
@@ -123,17 +231,20 @@ pub enum Refusal {
     Resources,
     /// Its session or tunnel ended first.
     SessionEnded,
+    /// `memory_budget` is used up.
+    Memory,
 }
 
 impl Refusal {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Waiting,
         Self::Pairs,
         Self::Unclaimed,
         Self::ByClient,
         Self::Resources,
         Self::SessionEnded,
+        Self::Memory,
     ];
 
     /// The name in logs and snapshots.
@@ -145,6 +256,7 @@ impl Refusal {
             Self::ByClient => "refused_by_client",
             Self::Resources => "no_resources",
             Self::SessionEnded => "session_ended",
+            Self::Memory => "no_memory",
         }
     }
 }
@@ -240,11 +352,11 @@ mod tests {
             }
         }
         assert_eq!(refusals.of(Refusal::ByClient), 4);
-        assert_eq!(refusals.total(), 21);
+        assert_eq!(refusals.total(), 28);
         assert!(
             refusals
                 .to_string()
-                .starts_with("refused=21 too_many_waiting=1 too_many_pairs=2")
+                .starts_with("refused=28 too_many_waiting=1 too_many_pairs=2")
         );
     }
 
@@ -256,6 +368,17 @@ mod tests {
         traffic.end();
         traffic.add(Direction::ToService, 5);
         traffic.add(Direction::FromService, 7);
+        let part = Traffic::part_of(Arc::new(Traffic::default()));
+        assert!(!part.snapshot().to_string().contains("lz4"));
+        part.tried(1000, 400, Duration::from_micros(3));
+        part.tried(1000, 1000, Duration::from_micros(1));
+        for counted in [&part, part.parent.as_deref().expect("given above")] {
+            assert_eq!(
+                counted.snapshot().to_string(),
+                "connections=0 live=0 to_service=0 from_service=0 \
+                 lz4_tried=2 lz4_stored=1 lz4_before=2000 lz4_after=1400 lz4_seconds=0.000"
+            );
+        }
         let now = traffic.snapshot();
         assert_eq!(
             now,
@@ -263,7 +386,8 @@ mod tests {
                 to_service: 5,
                 from_service: 7,
                 live: 1,
-                total: 2
+                total: 2,
+                lz4: Lz4Snapshot::default(),
             }
         );
     }

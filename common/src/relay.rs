@@ -8,7 +8,7 @@
 //! A pump runs on a worker while bytes flow. It returns when its direction has ended, has failed,
 //! or has been silent long enough to *rest*: then the pool keeps it, without thread or buffers,
 //! until its socket is readable again. What comes then is often short, a keystroke or a request:
-//! [`Pump::nudge`] moves that without waiting and without a worker.
+//! `Pump::nudge` moves that without waiting and without a worker.
 
 use std::fmt;
 use std::io;
@@ -172,14 +172,16 @@ pub(crate) enum Nudged {
 
 /// What one turn of a pump was.
 enum Turn {
-    Moved,
+    /// So many bytes.
+    Moved(usize),
     Silent,
     Over,
 }
 
-/// Performance: how many turns a nudge has before it is work for a worker. The rooms of a sealing sink make
-/// that 20 KiB, some 30 us.
-const NUDGE_TURNS: usize = 2;
+/// Performance: how much a nudge moves, in bytes and in turns, before the rest is work for a worker:
+/// some 30 us of ciphers and system calls.
+const NUDGE_BYTES: usize = 16 * 1024;
+const NUDGE_TURNS: usize = 16;
 
 /// One direction of a pair.
 pub(crate) struct Pump {
@@ -228,7 +230,7 @@ impl Pump {
         self.source.set_wait(Wait::Patient);
         loop {
             match self.turn() {
-                Turn::Moved => {}
+                Turn::Moved(_) => {}
                 Turn::Over => return Outcome::Over,
                 Turn::Silent => {
                     if let Some(socket) = self.rest() {
@@ -242,12 +244,13 @@ impl Pump {
     /// Moves what is there, if that is little, without waiting for either end.
     pub(crate) fn nudge(&mut self) -> Nudged {
         self.source.set_wait(Wait::Never);
-        for _ in 0..=NUDGE_TURNS {
-            if !self.sink.is_ready() {
+        let mut moved = 0;
+        for _ in 0..NUDGE_TURNS {
+            if moved > NUDGE_BYTES || !self.sink.is_ready() {
                 return Nudged::Busy;
             }
             match self.turn() {
-                Turn::Moved => {}
+                Turn::Moved(n) => moved += n,
                 Turn::Over => return Nudged::Over,
                 Turn::Silent => {
                     // Part of a frame stays in hand, where it is.
@@ -275,7 +278,7 @@ impl Pump {
             Ok(n) => {
                 self.pair.moved[self.direction as usize].fetch_add(n as u64, Ordering::Relaxed);
                 self.pair.traffic.add(self.direction, n);
-                Turn::Moved
+                Turn::Moved(n)
             }
             Err(Fault::Source(e)) if e.kind() == io::ErrorKind::WouldBlock => Turn::Silent,
             Err(fault) => {

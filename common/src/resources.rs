@@ -1,4 +1,4 @@
-//! What the system lets this process have: open files.
+//! What the system lets this process have: open files, memory.
 //!
 //! A pair holds two descriptors in each program, so the soft limit of 1,024 that many systems
 //! start with would be reached by 500 visitors. It is raised at start as far as allowed.
@@ -24,6 +24,27 @@ pub fn raise_open_files() -> Option<u64> {
     }
     #[cfg(not(unix))]
     None
+}
+
+/// How many files this process may have open once the limit is raised. `None` where there is no such limit (Windows).
+pub fn open_files_at_most() -> Option<u64> {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, getrlimit};
+        Some(getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX))
+    }
+    #[cfg(not(unix))]
+    None
+}
+
+/// The system's memory in bytes. `None` where it is not told as on Linux.
+pub fn memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 /// Whether the process or the system has no descriptor left.

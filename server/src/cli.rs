@@ -4,9 +4,11 @@ use std::fmt::Write;
 
 use minitcptunnel_common::config::PortSet;
 use minitcptunnel_common::identity::{self, AllowListFile, IdentityKey};
+use minitcptunnel_common::resources;
 
 use crate::config::{Checked, Config};
 use crate::reverse::StartError;
+use crate::reverse::within::Within;
 
 /// `pubkey`: the server's public key, from its key file. Makes nothing.
 ///
@@ -72,8 +74,9 @@ pub fn check(checked: &Checked) -> Result<String, StartError> {
         config.tunnel_bind, config.limits.tunnels_per_client
     ));
     line(format_args!(
-        "Carries at most {} connections at a time; gives them {} s when it is stopped.",
-        config.limits.pairs,
+        "Carries up to {}, in {} MiB of buffers; gives them {} s when it is stopped.",
+        Within::new(resources::open_files_at_most(), config).pairs,
+        config.memory_budget / (1024 * 1024),
         config.grace.as_secs_f64()
     ));
     for warning in &checked.warnings {

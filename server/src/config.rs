@@ -2,9 +2,10 @@
 //!
 //! Every key is optional, so the server runs without a file; the command line wins over the file.
 
+use minitcptunnel_common::budget::Budget;
 use minitcptunnel_common::config::{
     self, AnyPort, Checker, CompressionSetting, ConfigError, Count, Grace, Places, PortSet,
-    Problem, Seconds,
+    Problem, Seconds, Size,
 };
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv6Addr};
@@ -24,6 +25,7 @@ pub struct Raw {
     pub max_clients: Option<Count>,
     pub allowed_ports: Option<PortSet>,
     pub compression: Option<CompressionSetting>,
+    pub memory_budget: Option<Size>,
     pub limits: Option<RawLimits>,
     pub timeouts: Option<RawTimeouts>,
     pub grace: Option<Grace>,
@@ -84,6 +86,8 @@ pub struct Config {
     pub allowed_ports: PortSet,
     /// Whether data sent to clients is compressed.
     pub compression: CompressionSetting,
+    /// What pairs and their buffers may hold together, in bytes.
+    pub memory_budget: usize,
     /// How much of everything there may be.
     pub limits: Limits,
     /// How long each stage may take.
@@ -119,7 +123,7 @@ impl Default for Limits {
             handshakes_per_second_per_address: 20,
             idle_data_channels: 256,
             waiting_connections: 1024,
-            pairs: 4096,
+            pairs: Count::MOST,
             tunnels_per_client: 64,
         }
     }
@@ -244,6 +248,7 @@ pub fn check(raw: Raw, places: Places, overrides: &Overrides) -> Result<Checked,
         max_clients: raw.max_clients.map_or(1, |count| count.0),
         allowed_ports,
         compression: raw.compression.unwrap_or_default(),
+        memory_budget: raw.memory_budget.map_or_else(Budget::usual, Size::bytes),
         limits,
         timeouts,
         grace: overrides

@@ -318,6 +318,11 @@ def messages() -> None:
     good("data-conn-ready", "DataConnReady", wire.data_conn_ready(token, p.CONN_ID), token=token, conn_id=p.CONN_ID.encode())
     good("refuse-conn", "RefuseConn (E7)", wire.refuse_conn(p.CONN_ID, "the local service is dead"),
          conn_id=p.CONN_ID.encode(), reason_text=b"the local service is dead")
+    good("spare-ready", "SpareReady (E9)", wire.spare_ready(wire.spare_token(p.SESSION_KEY), 2, 64),
+         token=wire.spare_token(p.SESSION_KEY), keep=2, max=64)
+    good("spare-ready-longer", "bytes after the last field are ignored", wire.spare_ready(token, 0, 65_535) + b"more", token=token, keep=0, max=65_535)
+    good("assign", "Assign (E9)", wire.assign("web-server", "ab" * 16, "192.0.2.1:4711"),
+         tunnel_id=web, conn_id=b"ab" * 16, visitor=b"192.0.2.1:4711")
     good("data", "Data", wire.data(b"GET / HTTP/1.1\r\n"), payload=b"GET / HTTP/1.1\r\n")
     good("data-empty", "an empty Data message", wire.data(b""), payload=b"")
     good("data-fin", "FIN (E2)", wire.fin(), payload=b"")
@@ -338,6 +343,9 @@ def messages() -> None:
     bad("data-conn-ready-33", "a token of 33 bytes", wire.data_conn_ready(token + b"\0", p.CONN_ID), "message-token")
     bad("data-conn-ready-no-id", "no conn id", wire.message(wire.DATA_CONN_READY, wire.string(token)))
     bad("refuse-conn-no-reason", "no reason", wire.message(wire.REFUSE_CONN, wire.string(p.CONN_ID)))
+    bad("spare-ready-31", "a token of 31 bytes", wire.spare_ready(token[:31], 2, 64), "message-token")
+    bad("spare-ready-no-max", "no max", wire.spare_ready(token, 2, 64)[:-2])
+    bad("assign-no-visitor", "no visitor", wire.message(wire.ASSIGN, wire.string("web-server") + wire.string(p.CONN_ID)))
 
 
 def primitives() -> None:
@@ -345,6 +353,8 @@ def primitives() -> None:
     put("token", "published", "the published token", p.TOKEN, session_key=p.SESSION_KEY, conn_id=p.CONN_ID.encode())
     conn = "0123456789abcdef0123456789abcdef"
     put("token", "32-digits", "a conn id of this project", wire.token_for(p.SESSION_KEY, conn), session_key=p.SESSION_KEY, conn_id=conn.encode())
+    put("token", "spare", "the token of spare channels (E9): its label in the place of a conn id", wire.spare_token(p.SESSION_KEY),
+        session_key=p.SESSION_KEY, conn_id=wire.SPARE_LABEL.encode())
     put("token", "bit", "one bit of the token differs", p.TOKEN[:-1] + bytes([p.TOKEN[-1] ^ 1]), "token",
         session_key=p.SESSION_KEY, conn_id=p.CONN_ID.encode())
     put("token", "raw-id", "made over the bytes the id is the hex of", wire.hmac.new(p.SESSION_KEY, bytes.fromhex(p.CONN_ID), "sha256").digest(),

@@ -86,7 +86,7 @@ def read_all() -> list[Vector]:
 MESSAGE_FIELDS = {
     "public-port": "port", "tunnel-id": "tunnel", "compression": "compression", "status": "status",
     "reason-text": "reason", "port": "port", "conn-id": "conn", "visitor": "visitor", "token": "token",
-    "session-key": "session_key", "code": "code", "text": "text",
+    "session-key": "session_key", "code": "code", "text": "text", "keep": "keep", "max": "max",
 }
 
 

@@ -458,6 +458,8 @@ TUNNEL_STATUS = 12
 INCOMING_CONN = 20
 DATA_CONN_READY = 21
 REFUSE_CONN = 22
+SPARE_READY = 23
+ASSIGN = 24
 DATA = 30
 HEARTBEAT = 90
 ERROR = 99
@@ -471,6 +473,8 @@ NAMES = {
     INCOMING_CONN: "IncomingConn",
     DATA_CONN_READY: "DataConnReady",
     REFUSE_CONN: "RefuseConn",
+    SPARE_READY: "SpareReady",
+    ASSIGN: "Assign",
     DATA: "Data",
     HEARTBEAT: "Heartbeat",
     ERROR: "Error",
@@ -536,6 +540,16 @@ def refuse_conn(conn: str, reason: str) -> bytes:
     return message(REFUSE_CONN, string(conn) + string(reason))
 
 
+def spare_ready(token: bytes, keep: int, most: int) -> bytes:
+    """Type 23 (E9)."""
+    return message(SPARE_READY, string(token) + struct.pack(">HH", keep, most))
+
+
+def assign(tunnel: str, conn: str, visitor: str) -> bytes:
+    """Type 24 (E9)."""
+    return message(ASSIGN, string(tunnel) + string(conn) + string(visitor))
+
+
 def data(payload: bytes, flags: int = 0) -> bytes:
     """Type 30."""
     return message(DATA, payload, flags)
@@ -556,6 +570,14 @@ def token_for(session_key: bytes, conn: str) -> bytes:
     return hmac.new(session_key, conn.encode(), hashlib.sha256).digest()
 
 
+SPARE_LABEL = "MINI_TCP_TUNNEL_V1 spare data channel: longer than the 64 bytes of any conn id"
+
+
+def spare_token(session_key: bytes) -> bytes:
+    """E9: the token of a session's spare data channels."""
+    return token_for(session_key, SPARE_LABEL)
+
+
 class _Reader:
     """Takes fields off a payload."""
 
@@ -570,6 +592,10 @@ class _Reader:
 
     def u8(self) -> int:
         return self.raw(1)[0]
+
+    def u16(self) -> int:
+        """A big-endian number."""
+        return int.from_bytes(self.raw(2), "big")
 
     def u32(self) -> int:
         return int.from_bytes(self.raw(4), "big")
@@ -648,6 +674,16 @@ def decode(plain: bytes) -> Message:
     elif m.type == REFUSE_CONN:
         f["conn"] = r.text()
         f["reason"] = r.text()
+    elif m.type == SPARE_READY:
+        if r.u32() != 32:
+            raise WireError("message-token")
+        f["token"] = r.raw(32)
+        f["keep"] = r.u16()
+        f["max"] = r.u16()
+    elif m.type == ASSIGN:
+        f["tunnel"] = r.text()
+        f["conn"] = r.text()
+        f["visitor"] = r.text()
     return m
 
 
@@ -655,6 +691,7 @@ def decode(plain: bytes) -> Message:
 
 OFFER = b"MTT?"
 ANSWER = b"MTT!"
+# What the twin speaks. `spare` (E9) it only reads and writes as messages: it is never offered and never agreed.
 ALL_CAPS = ("fin", "reason", "status", "visitor", "options", "refuse")
 _NAME_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-")
 

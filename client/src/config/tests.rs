@@ -201,7 +201,7 @@ fn broken_inputs_are_told_exactly() {
         (format!("server_host: h\nserver_pub_key: '02{:062}'", 0), format!("client_config.yaml:2:1: server_pub_key: this is not a public key (these 64 hex digits are not an Ed25519 public key; copy it again); {how}")),
         (own, format!("client_config.yaml:3:1: server_pub_key: this is the public key of this client, not of the server; {how}")),
         (format!("{head}identity_private_key_hex: 5"), "client_config.yaml:3:27: identity_private_key_hex: expected text in quotes".into()),
-        (format!("{head}tunnel: []"), "client_config.yaml:3:1: unknown key `tunnel`; did you mean `tunnels`? Known here: `server_host`, `server_port`, `server_pub_key`, `identity_private_key_hex`, `tunnels`, `compression`, `limits`, `timeouts`, `grace`".into()),
+        (format!("{head}tunnel: []"), "client_config.yaml:3:1: unknown key `tunnel`; did you mean `tunnels`? Known here: `server_host`, `server_port`, `server_pub_key`, `identity_private_key_hex`, `tunnels`, `compression`, `memory_budget`, `limits`, `timeouts`, `grace`".into()),
         (format!("{head}tunnels: [{{id: a, remoteport: 1}}]"), "client_config.yaml:3:19: tunnels[0]: unknown key `remoteport`; did you mean `remote_port`? Known here: `id`, `remote_port`, `local_host`, `local_port`, `auto_start`, `compression`".into()),
         (format!("{head}{at_tunnel}, {{id: b, remote_port: 2, local_port: 70000}}]"), "client_config.yaml:3:105: tunnels[1].local_port: expected a port from 1 to 65535, found the number 70000".into()),
         (format!("{head}{at_tunnel}, {{remote_port: 2, local_port: 2}}]"), "client_config.yaml:3:69: tunnels[1].id: the key is missing; give the tunnel a name".into()),
@@ -220,6 +220,12 @@ fn broken_inputs_are_told_exactly() {
         (format!("{head}{at_tunnel}, {{id: b, remote_port: 2, local_port: 2, auto_start: maybe}}]"), "client_config.yaml:3:120: tunnels[1].auto_start: expected true or false, found the text \"maybe\"".into()),
         (format!("{head}tunnels: {{id: a}}"), "client_config.yaml:3:10: tunnels: expected a list, found a group of keys".into()),
         (format!("{head}limits: {{pairs: 0}}"), "client_config.yaml:3:17: limits.pairs: expected a whole number from 1 to 1000000, found the number 0".into()),
+        (format!("{head}memory_budget: 64 TB"), "client_config.yaml:3:16: memory_budget: expected a size from 1 MiB to 1024 GiB, such as \"64 MiB\" or 67108864, found the text \"64 TB\"".into()),
+        (format!("{head}limits: {{spare_channels: 65536}}"), "client_config.yaml:3:26: limits.spare_channels: expected a whole number from 0 to 65535, found the number 65536".into()),
+        (
+            format!("{head}limits: {{spare_channels: 3, max_spare_channels: 2}}"),
+            "client_config.yaml:3:29: limits.max_spare_channels: 2 is less than limits.spare_channels (3), which are always kept; raise the one or lower the other".into(),
+        ),
         (format!("{head}timeouts: {{connect: 0}}"), "client_config.yaml:3:21: timeouts.connect: expected a number of seconds from 0.001 to 31536000, found the number 0".into()),
         (
             format!("{head}timeouts: {{heartbeat_interval: 90}}"),
@@ -234,7 +240,7 @@ fn broken_inputs_are_told_exactly() {
             "client_config.yaml:3:12: timeouts.backoff_max: backoff_min (1 s) is longer than backoff_max (0.5 s); the waits grow from the first to the second".into(),
         ),
     ];
-    assert_eq!(cases.len(), 29);
+    assert_eq!(cases.len(), 32);
     let mut wrong = Vec::new();
     for (text, message) in cases {
         let said = match check_text(YAML, &text, Pinning::Required) {
@@ -413,6 +419,28 @@ fn a_made_key_changes_nothing_else_in_the_file() {
         made.key.public()
     );
     assert_eq!(dir.names(), [JSON, YAML]);
+}
+
+#[test]
+fn spares_are_as_many_as_said_and_the_maximum_follows() {
+    let limits = |typed: &str| {
+        let text = GUIDE.replace("<SERVER_PUBLIC_KEY_HEX>", PIN).replace(
+            "\"tunnels\"",
+            &format!("\"limits\": {{{typed}}},\n  \"tunnels\""),
+        );
+        let limits = check_text(JSON, &text, Pinning::Required)
+            .unwrap()
+            .config
+            .limits;
+        (limits.spare_channels, limits.max_spare_channels)
+    };
+    assert_eq!(limits(""), (2, 64));
+    assert_eq!(limits("\"spare_channels\": 0"), (0, 64));
+    assert_eq!(limits("\"spare_channels\": 100"), (100, 100));
+    assert_eq!(
+        limits("\"spare_channels\": 3, \"max_spare_channels\": 3"),
+        (3, 3)
+    );
 }
 
 #[test]

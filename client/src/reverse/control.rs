@@ -227,6 +227,8 @@ impl ControlClient {
                         sent.or_else(|lost| self.lost(&lost))?;
                     }
                 }
+                // Deadlines are looked at in every turn.
+                Input::Spares => {}
                 Input::Open(id) => {
                     let asked = self.tunnels.open(&id, now);
                     self.command(asked)?;
@@ -410,7 +412,7 @@ fn token(number: u64) -> Token {
 }
 
 /// Bits to spread waits with. Without randomness the waits are merely not spread.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     let mut bytes = [0u8; 8];
     let _ = orion::util::secure_rand_bytes(&mut bytes);
     u64::from_le_bytes(bytes)

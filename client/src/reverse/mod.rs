@@ -7,7 +7,8 @@
 //!      │   └──────────────┬───────────────────────┬──────────────── Handle
 //!      ├─ thread "dial" ──┘ (one per attempt)     │
 //!      └─ LocalProxy ─ pool workers ──────────────┘
-//!            dial local service ∥ dial data channel ─> pair
+//!      │      dial local service ∥ dial data channel ─> pair
+//!      └─ Spares ─ pool workers: channels opened ahead ─> dial local service ─> pair
 //! ```
 
 pub(crate) mod control;
@@ -16,6 +17,7 @@ mod lost;
 mod report;
 pub(crate) mod server;
 mod session;
+mod spare;
 pub mod tunnels;
 
 use minitcptunnel_common::id::{ConnId, TunnelId};
@@ -35,6 +37,8 @@ pub(crate) enum Input {
         conn: ConnId,
         reason: String,
     },
+    /// There are spare data channels to wait for: look at the deadlines again.
+    Spares,
     /// Want a tunnel.
     Open(TunnelId),
     /// Want it no more.

@@ -28,6 +28,16 @@ pub(crate) struct Server {
     identity: IdentityKey,
     /// How long each stage may take.
     pub(crate) timeouts: Timeouts,
+    /// How many channels to have ready.
+    pub(crate) spares: SpareLimits,
+}
+
+/// How many data channels to have ready for visitors.
+pub(crate) struct SpareLimits {
+    /// Always; 0 for none at all.
+    pub(crate) keep: u16,
+    /// When many come.
+    pub(crate) max: u16,
 }
 
 /// A connection after the hellos: nothing has been sent on it yet.
@@ -120,6 +130,10 @@ impl Server {
             pin: config.server_pub_key,
             identity: config.identity.clone()?,
             timeouts: config.timeouts.clone(),
+            spares: SpareLimits {
+                keep: config.limits.spare_channels,
+                max: config.limits.max_spare_channels,
+            },
         })
     }
 

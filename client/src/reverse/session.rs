@@ -29,6 +29,9 @@ use super::Input;
 use super::data::Link;
 use super::lost::Lost;
 use super::server::{Channel, Server};
+use super::spare::{self, Spares};
+use super::tunnels::Enabled;
+use crate::local_proxy::LocalProxy;
 
 /// Safety: what the server may leave unread, in bytes. Thousands of our messages; a server that is
 /// behind by so many does not read at all.
@@ -86,6 +89,9 @@ pub(super) struct Session {
     /// Whether it was said that something is ignored.
     unknown_told: bool,
     link: Option<Arc<Link>>,
+    /// What was offered, and so may be agreed.
+    offered: Capabilities,
+    spares: Option<Arc<Spares>>,
 }
 
 impl Session {
@@ -108,6 +114,10 @@ impl Session {
                 Interest::READABLE.add(Interest::WRITABLE),
             )
             .map_err(Lost::Io)?;
+        let offered = Capabilities {
+            spare: server.spares.keep > 0,
+            ..Capabilities::ALL
+        };
         let mut session = Self {
             number,
             since: now,
@@ -125,9 +135,11 @@ impl Session {
             silent_at: None,
             unknown_told: false,
             link: None,
+            offered,
+            spares: None,
             server,
         };
-        session.beat(Capabilities::ALL.offer(), now)?;
+        session.beat(offered.offer(), now)?;
         Ok(session)
     }
 
@@ -151,9 +163,45 @@ impl Session {
                 key: self.key.clone()?,
                 capabilities: self.capabilities.unwrap_or_default(),
                 inbox: inbox.clone(),
+                spares: self.spares.clone(),
             }));
         }
         self.link.clone()
+    }
+
+    /// Begins to keep spare data channels, once it is known whether the server knows of them.
+    pub(super) fn begin_spares(
+        &mut self,
+        inbox: &Inbox<Input>,
+        proxy: &LocalProxy,
+        enabled: &Enabled,
+    ) {
+        if self.server.spares.keep == 0 || self.spares.is_some() {
+            return;
+        }
+        let (Some(key), Some(capabilities)) = (&self.key, self.capabilities) else {
+            return;
+        };
+        let spares = Spares::new(spare::Parts {
+            server: self.server.clone(),
+            address: self.address,
+            session: self.number,
+            key: key.clone(),
+            agreed: capabilities.spare,
+            inbox: inbox.clone(),
+            proxy: proxy.clone(),
+            enabled: enabled.clone(),
+        });
+        spares.fill();
+        self.spares = Some(spares);
+        self.link = None;
+    }
+
+    /// The spares, if they are agreed: a visitor who is announced found none.
+    pub(super) fn missed_spare(&self) {
+        if let Some(spares) = self.spares.as_ref().filter(|spares| spares.are_agreed()) {
+            spares.missed();
+        }
     }
 
     /// Seals a message into the outbox. [`flush`](Self::flush) has to follow.
@@ -291,7 +339,7 @@ impl Session {
                 // An original sends the offer back as it was: it knows none of this.
                 let known = Capabilities::read_answer(&payload)
                     .unwrap_or_default()
-                    .and(Capabilities::ALL);
+                    .and(self.offered);
                 self.capabilities = Some(known);
                 self.link = None;
                 Some(Notice::Capabilities(known))
@@ -333,6 +381,8 @@ impl Session {
             | Message::CloseTunnel { .. }
             | Message::DataConnReady { .. }
             | Message::RefuseConn { .. }
+            | Message::SpareReady { .. }
+            | Message::Assign { .. }
             | Message::Unknown { .. } => {
                 self.pass_over(&"message that means nothing here");
                 None
@@ -358,6 +408,9 @@ impl Session {
         if !self.is_up() {
             due = due.min(self.accepted_by);
         }
+        if let Some(spares) = self.spares.as_ref().and_then(|spares| spares.due()) {
+            due = due.min(spares);
+        }
         due
     }
 
@@ -372,8 +425,24 @@ impl Session {
         if self.next_beat <= now {
             self.beat(Vec::new(), now)?;
             self.flush()?;
+            if let Some(spares) = &self.spares {
+                spares.beat(now);
+            }
+        }
+        if let Some(spares) = &self.spares
+            && spares.due().is_some_and(|at| at <= now)
+        {
+            spares.fill();
         }
         Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(spares) = &self.spares {
+            spares.end();
+        }
     }
 }
 

@@ -10,9 +10,10 @@
 //!
 //! Pure: it says what to send, the caller sends it; time and random bits are arguments.
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use minitcptunnel_common::backoff::{Backoff, Jitter};
@@ -124,6 +125,29 @@ impl fmt::Display for NoSuchTunnel {
 
 impl Error for NoSuchTunnel {}
 
+/// What the enabled tunnels lead to, for workers. Cheap to clone: all clones are the same.
+#[derive(Clone, Default)]
+pub struct Enabled(Arc<Mutex<HashMap<TunnelId, Arc<Target>>>>);
+
+impl Enabled {
+    fn lock(&self) -> MutexGuard<'_, HashMap<TunnelId, Arc<Target>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a tunnel leads to, if it is enabled. The server cannot make us dial anything else.
+    pub fn target(&self, id: &TunnelId) -> Option<Arc<Target>> {
+        self.lock().get(id).cloned()
+    }
+
+    fn set(&self, target: &Arc<Target>, enabled: bool) {
+        if enabled {
+            self.lock().insert(target.id.clone(), target.clone());
+        } else {
+            self.lock().remove(&target.id);
+        }
+    }
+}
+
 struct Entry {
     target: Arc<Target>,
     remote_port: u16,
@@ -184,6 +208,8 @@ pub struct TunnelManager {
     timing: Timing,
     /// Whether there is a session to ask in.
     session: bool,
+    /// Those that are wanted.
+    enabled: Enabled,
 }
 
 impl TunnelManager {
@@ -214,10 +240,16 @@ impl TunnelManager {
                 told: None,
             })
         });
+        let entries: Vec<Entry> = entries.collect();
+        let enabled = Enabled::default();
+        for entry in &entries {
+            enabled.set(&entry.target, entry.wanted);
+        }
         Self {
-            entries: entries.collect(),
+            entries,
             timing,
             session: false,
+            enabled,
         }
     }
 
@@ -251,8 +283,10 @@ impl TunnelManager {
     /// Wants a tunnel from now on. Says what to send, if there is something to send.
     pub fn open(&mut self, id: &TunnelId, now: Instant) -> Result<Option<Message>, NoSuchTunnel> {
         let (session, timing) = (self.session, self.timing);
+        let enabled = self.enabled.clone();
         let entry = self.entry(id).ok_or_else(|| NoSuchTunnel(id.clone()))?;
         entry.wanted = true;
+        enabled.set(&entry.target, true);
         Ok(match entry.state {
             // Asking again at once is what somebody who opens a refused tunnel by hand wants.
             TunnelState::Closed | TunnelState::Wanted | TunnelState::Refused { .. } if session => {
@@ -268,8 +302,10 @@ impl TunnelManager {
 
     /// Wants a tunnel no more. Says what to send, if there is something to send.
     pub fn close(&mut self, id: &TunnelId) -> Result<Option<Message>, NoSuchTunnel> {
+        let enabled = self.enabled.clone();
         let entry = self.entry(id).ok_or_else(|| NoSuchTunnel(id.clone()))?;
         entry.wanted = false;
+        enabled.set(&entry.target, false);
         entry.answer_by = None;
         entry.told = None;
         let asked = matches!(entry.state, TunnelState::Opening | TunnelState::Open { .. });
@@ -359,12 +395,9 @@ impl TunnelManager {
         self.entries.iter().filter_map(Entry::due).min()
     }
 
-    /// What a tunnel leads to, if it is enabled. The server cannot make us dial anything else.
-    pub fn target(&self, id: &TunnelId) -> Option<&Arc<Target>> {
-        self.entries
-            .iter()
-            .find(|entry| entry.wanted && entry.target.id == *id)
-            .map(|entry| &entry.target)
+    /// The tunnels that are wanted, for whoever dials.
+    pub fn enabled(&self) -> &Enabled {
+        &self.enabled
     }
 
     /// All tunnels and where they stand, in the order of the configuration.

@@ -128,6 +128,15 @@ impl Peer {
         self.stream.write_all(&frame)
     }
 
+    /// Seals several messages and sends them in one piece.
+    pub(super) fn send_together(&mut self, messages: &[&[u8]]) -> std::io::Result<()> {
+        let mut frames = Vec::new();
+        for plain in messages {
+            self.sealer.seal_message(plain, &mut frames).unwrap();
+        }
+        self.stream.write_all(&frames)
+    }
+
     /// The bytes of the next message, or `None` when the client has closed or reset the channel.
     pub(super) fn recv_plain(&mut self) -> Option<Vec<u8>> {
         loop {
@@ -162,6 +171,16 @@ impl Peer {
         }
     }
 
+    /// The next heartbeat.
+    pub(super) fn recv_beat(&mut self) -> Message {
+        loop {
+            let message = self.recv();
+            if matches!(message, Message::Heartbeat { .. }) {
+                return message;
+            }
+        }
+    }
+
     /// Reads until the client has closed the channel.
     pub(super) fn expect_end(&mut self) {
         while self.recv_plain().is_some() {}
@@ -171,7 +190,13 @@ impl Peer {
         let Message::Heartbeat { payload } = self.recv() else {
             panic!("the first message is no heartbeat")
         };
-        assert_eq!(Capabilities::read_offer(&payload), Some(Capabilities::ALL));
+        let offer = Capabilities::read_offer(&payload).expect("an offer");
+        let all = Capabilities {
+            // Offered by those that are to keep any.
+            spare: offer.spare,
+            ..Capabilities::ALL
+        };
+        assert_eq!(offer, all);
         payload
     }
 

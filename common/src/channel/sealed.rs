@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The halves have keys of their own and share nothing but the socket: no lock. How the end of a
-//! direction is told depends on the peer ([`End`]).
+//! direction is told depends on the peer ([`End`]). A channel that may serve again is given back when
+//! both halves have ended as meant ([`reusable`]).
 
 use std::io::{self, BufRead, Read};
 use std::net::TcpStream;
@@ -15,7 +16,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::ledger::Ledger;
+use super::policy::Policy;
+use super::reuse::{OnReuse, Recovered, Slot};
+use crate::budget::{self, Grant, Want};
 use crate::duplex::{Duplex, Fault, Sink, Socket, Source, Wait};
+use crate::metrics::Traffic;
+use crate::wire::compress::ContainerError;
 use crate::wire::frame::{self, FIN, FrameError, HEAD, Opened, Opener, Sealer, TAIL};
 use crate::wire::message::Kind;
 use crate::wire::{CIPHERTEXT_MAX, DATA_PAYLOAD_MAX, LEN_LEN, MESSAGE_HEAD, MESSAGE_MAX};
@@ -28,11 +35,15 @@ const ROOMS: [usize; 3] = [4 * 1024, 16 * 1024, DATA_PAYLOAD_MAX];
 const READ_MIN: usize = 16 * 1024;
 /// Safety: the most that a source makes room for before the bytes are there; frames of ours fit.
 const READ_MAX: usize = LEN_LEN + HEAD + DATA_PAYLOAD_MAX + TAIL;
+/// Performance: the spare buffer that is kept for the next frame, in bytes; frames of ours fit.
+const SPARE_KEPT: usize = 256 * 1024;
 /// Semantics (PROTOCOL.md 9): how long the other direction must be silent before an original is
 /// told that ours has ended.
 const ORIGINAL_SILENCE: Duration = Duration::from_secs(5);
 /// How often that silence is looked at.
 const SILENCE_SLICE: Duration = Duration::from_millis(100);
+
+pub use super::policy::Compression;
 
 /// How the end of a direction is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,18 +54,6 @@ pub enum End {
     Tcp,
 }
 
-/// When to compress what a sink sends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Compression {
-    /// Never.
-    Off,
-    /// Whenever it shrinks.
-    On,
-    /// When it shrinks and the link, not the processor, is the bottleneck.
-    #[default]
-    Auto,
-}
-
 /// Makes a data channel a duplex. `rest` is what was already received behind the last opened frame.
 pub fn sealed(
     stream: TcpStream,
@@ -63,37 +62,78 @@ pub fn sealed(
     rest: Vec<u8>,
     end: End,
     compression: Compression,
+    ledger: &Ledger,
 ) -> io::Result<Duplex> {
-    let socket = Socket::new(stream)?;
+    let channel = Recovered {
+        socket: Socket::new(stream)?,
+        sealer,
+        opener,
+        rest,
+    };
+    Ok(make(channel, end, compression, None, ledger))
+}
+
+/// As [`sealed`] with [`End::Fin`], on a channel that serves again (E9): when FIN has been sent and
+/// received, what is left of the channel goes to `on_reuse`. Bytes behind the peer's FIN belong to
+/// the next use.
+pub fn reusable(
+    channel: Recovered,
+    compression: Compression,
+    on_reuse: OnReuse,
+    ledger: &Ledger,
+) -> Duplex {
+    let slot = Some(Slot::new(on_reuse));
+    make(channel, End::Fin, compression, slot, ledger)
+}
+
+fn make(
+    channel: Recovered,
+    end: End,
+    compression: Compression,
+    slot: Option<Slot>,
+    ledger: &Ledger,
+) -> Duplex {
+    let Recovered {
+        socket,
+        sealer,
+        opener,
+        rest,
+    } = channel;
     let other = Arc::new(Other::default());
     let received = rest.len();
-    Ok(Duplex {
+    Duplex {
         source: Box::new(SealedSource {
             socket: socket.clone(),
             wait: Wait::default(),
-            opener,
+            opener: Some(opener),
             buffer: rest,
             start: 0,
             end: received,
             usual: 0,
             plain: Plain::None,
             spare: Vec::new(),
+            memory: ledger.budget.half(budget::SOURCE),
             rule: end,
             ended: false,
             failed: None,
             other: other.clone(),
+            slot: slot.clone(),
         }),
         sink: Box::new(SealedSink {
             socket: socket.clone(),
-            sealer,
+            sealer: Some(sealer),
             buffer: Vec::new(),
             packed: Vec::new(),
+            memory: ledger.budget.half(budget::SINK),
+            traffic: ledger.traffic.clone(),
             policy: Policy::new(compression),
             rule: end,
             other,
+            finished: false,
+            slot,
         }),
         abort: socket,
-    })
+    }
 }
 
 /// What the sink has to know of the source, for [`End::Tcp`] only.
@@ -117,7 +157,8 @@ enum Plain {
 struct SealedSource {
     socket: Arc<Socket>,
     wait: Wait,
-    opener: Opener,
+    /// Taken only when the source is dropped.
+    opener: Option<Opener>,
     /// Received bytes; `start..end` are frames not yet opened.
     buffer: Vec<u8>,
     start: usize,
@@ -126,18 +167,73 @@ struct SealedSource {
     usual: usize,
     plain: Plain,
     spare: Vec<u8>,
+    /// For both buffers.
+    memory: Grant,
     rule: End,
     ended: bool,
     /// Errors are final: behind a frame that does not open, the next one still would.
     failed: Option<io::ErrorKind>,
     other: Arc<Other>,
+    slot: Option<Slot>,
 }
+
+/// Why a half has its key.
+const OURS: &str = "a half gives its key away only when it is dropped";
 
 fn damage(what: impl ToString) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_string())
 }
 
+/// What is wrong with a frame: usually the frame.
+fn not_opened(e: FrameError) -> io::Error {
+    match e {
+        FrameError::Container(ContainerError::NoRoom) => {
+            io::Error::new(io::ErrorKind::OutOfMemory, e)
+        }
+        e => damage(e),
+    }
+}
+
+/// Makes a buffer longer, to the byte: what doubling would add is in no budget.
+fn lengthen(buffer: &mut Vec<u8>, len: usize) {
+    buffer.reserve_exact(len.saturating_sub(buffer.len()));
+    buffer.resize(len, 0);
+}
+
 impl SealedSource {
+    /// Makes the receive buffer `wanted` bytes long, or what else is to be had; `frame` is what has to
+    /// fit in the end. How long it is.
+    fn make_room(&mut self, wanted: usize, frame: usize) -> io::Result<usize> {
+        if self.buffer.len() >= wanted {
+            return Ok(wanted);
+        }
+        // Nothing is in the spare buffer while more is received.
+        let least = wanted.min(frame.max(budget::SMALL));
+        let len = if self.memory.hold(wanted + self.spare.len(), Want::Comfort) {
+            wanted
+        } else if self.buffer.len() >= least {
+            return Ok(self.buffer.len());
+        } else if least <= budget::SMALL || self.memory.hold(least + self.spare.len(), Want::Need) {
+            least
+        } else {
+            return Err(io::Error::new(
+                io::ErrorKind::OutOfMemory,
+                format!("memory_budget is used up: no room for a frame of {frame} bytes"),
+            ));
+        };
+        lengthen(&mut self.buffer, len);
+        Ok(len)
+    }
+
+    /// Gives a spare buffer back that only an unusual peer needs: it must not stay with the pair.
+    fn trim_spare(&mut self) {
+        if self.spare.len() > SPARE_KEPT {
+            self.plain = Plain::None;
+            self.spare = Vec::new();
+            let _ = self.memory.hold(self.buffer.len(), Want::Comfort);
+        }
+    }
+
     /// Opens the next whole frame in the buffer. `false`: more bytes are needed.
     fn open_next(&mut self) -> io::Result<bool> {
         let pending = &self.buffer[self.start..self.end];
@@ -150,11 +246,22 @@ impl SealedSource {
         let at = self.start + LEN_LEN;
         self.start = at + len;
         self.usual = len;
+        let received = self.buffer.len();
+        let memory = &mut self.memory;
+        let may = |wanted| {
+            if memory.hold(received + wanted, Want::Need) {
+                wanted
+            } else {
+                budget::SMALL
+            }
+        };
         let body = &mut self.buffer[at..at + len];
         let (message, plain) = match self
             .opener
-            .open(body, &mut self.spare, MESSAGE_MAX)
-            .map_err(damage)?
+            .as_mut()
+            .expect(OURS)
+            .open_within(body, &mut self.spare, MESSAGE_MAX, may)
+            .map_err(not_opened)?
         {
             Opened::InPlace(r) => (
                 &body[r.clone()],
@@ -182,7 +289,7 @@ impl SealedSource {
                 )));
             }
         }
-        if self.ended && !original && self.start < self.end {
+        if self.ended && !original && self.slot.is_none() && self.start < self.end {
             return Err(damage("bytes after the end of the direction"));
         }
         Ok(true)
@@ -202,9 +309,7 @@ impl SealedSource {
         // A length alone claims no more than our own largest frame; room for more has to be earned by
         // bytes that have come.
         let wanted = wanted.min((2 * pending).max(READ_MAX));
-        if self.buffer.len() < wanted {
-            self.buffer.resize(wanted, 0);
-        }
+        let wanted = self.make_room(wanted, frame.map_or(0, |len| LEN_LEN + len))?;
         match self
             .socket
             .read(&mut self.buffer[pending..wanted], self.wait)?
@@ -276,6 +381,7 @@ impl BufRead for SealedSource {
         }
         if self.plain().is_empty() {
             self.other.in_hand.store(false, Ordering::Relaxed);
+            self.trim_spare();
         }
     }
 }
@@ -292,6 +398,7 @@ impl Source for SealedSource {
         self.plain = Plain::None;
         self.buffer = Vec::new();
         self.spare = Vec::new();
+        self.memory.free();
         (self.start, self.end, self.usual) = (0, 0, 0);
         Some(self.socket.clone())
     }
@@ -301,14 +408,31 @@ impl Source for SealedSource {
     }
 }
 
+impl Drop for SealedSource {
+    fn drop(&mut self) {
+        if let (Some(slot), true, Some(opener)) = (self.slot.take(), self.ended, self.opener.take())
+        {
+            let rest = self.buffer[self.start..self.end].to_vec();
+            slot.source_left(&self.socket, opener, rest);
+        }
+    }
+}
+
 struct SealedSink {
     socket: Arc<Socket>,
-    sealer: Sealer,
+    /// Taken only when the sink is dropped.
+    sealer: Option<Sealer>,
     buffer: Vec<u8>,
     packed: Vec<u8>,
+    /// For both buffers.
+    memory: Grant,
+    traffic: Arc<Traffic>,
     policy: Policy,
     rule: End,
     other: Arc<Other>,
+    /// FIN has been sent.
+    finished: bool,
+    slot: Option<Slot>,
 }
 
 impl SealedSink {
@@ -317,23 +441,38 @@ impl SealedSink {
         self.buffer.len().saturating_sub(HEAD + TAIL)
     }
 
-    fn send(&mut self, len: usize) -> io::Result<()> {
-        if self.policy.wants(len)
-            && let Some(frame) = self
-                .sealer
-                .seal_packed(&mut self.buffer, Kind::Data, len, &mut self.packed)
-                .map_err(damage)?
-        {
-            self.policy.shrunk(len, frame.len());
-            return self
-                .policy
-                .timed(frame.len(), || self.socket.write_all(frame));
+    /// Whether there is room to compress so many bytes.
+    fn can_pack(&mut self, len: usize) -> bool {
+        let packed = HEAD + len + TAIL;
+        if self.packed.capacity() < packed {
+            if !(self.memory).hold(self.buffer.len() + packed, Want::Comfort) {
+                return false;
+            }
+            self.packed = Vec::with_capacity(packed);
         }
-        let n = self
-            .sealer
+        true
+    }
+
+    fn send(&mut self, len: usize) -> io::Result<()> {
+        if self.policy.wants(len) && self.can_pack(len) {
+            let start = Instant::now();
+            let sealer = self.sealer.as_mut().expect(OURS);
+            let packed = sealer
+                .seal_packed(&mut self.buffer, Kind::Data, len, &mut self.packed)
+                .map_err(damage)?;
+            let sent = packed.map_or(len, <[u8]>::len);
+            self.policy.tried(len, sent);
+            self.traffic.tried(len, sent, start.elapsed());
+            if let Some(frame) = packed {
+                return self
+                    .policy
+                    .timed(frame.len(), || self.socket.write_all(frame));
+            }
+        }
+        let sealer = self.sealer.as_mut().expect(OURS);
+        let n = sealer
             .seal_stored(&mut self.buffer, Kind::Data, 0, len)
             .map_err(damage)?;
-        self.policy.shrunk(len, n);
         let frame = &self.buffer[..n];
         self.policy.timed(n, || self.socket.write_all(frame))
     }
@@ -347,7 +486,7 @@ impl Sink for SealedSink {
 
     fn take_from(&mut self, source: &mut dyn Source) -> Result<usize, Fault> {
         if self.buffer.is_empty() {
-            self.buffer.resize(HEAD + ROOMS[0] + TAIL, 0);
+            lengthen(&mut self.buffer, HEAD + ROOMS[0] + TAIL);
         }
         let room = self.room();
         let n = source
@@ -359,8 +498,9 @@ impl Sink for SealedSink {
         self.send(n).map_err(Fault::Sink)?;
         if n == room
             && let Some(next) = ROOMS.iter().find(|next| **next > room)
+            && (self.memory).hold(HEAD + next + TAIL + self.packed.capacity(), Want::Comfort)
         {
-            self.buffer.resize(HEAD + next + TAIL, 0);
+            lengthen(&mut self.buffer, HEAD + next + TAIL);
         }
         Ok(n)
     }
@@ -372,10 +512,13 @@ impl Sink for SealedSink {
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }
                 let mut fin = [0; HEAD + TAIL];
-                self.sealer
+                let sealer = self.sealer.as_mut().expect(OURS);
+                sealer
                     .seal_stored(&mut fin, Kind::Data, FIN, 0)
                     .map_err(damage)?;
-                self.socket.write_all(&fin)
+                self.socket.write_all(&fin)?;
+                self.finished = true;
+                Ok(())
             }
             End::Tcp => {
                 self.outwait_other_direction();
@@ -387,6 +530,17 @@ impl Sink for SealedSink {
     fn rest(&mut self) {
         self.buffer = Vec::new();
         self.packed = Vec::new();
+        self.memory.free();
+    }
+}
+
+impl Drop for SealedSink {
+    fn drop(&mut self) {
+        if let (Some(slot), true, Some(sealer)) =
+            (self.slot.take(), self.finished, self.sealer.take())
+        {
+            slot.sink_left(&self.socket, sealer);
+        }
     }
 }
 
@@ -407,80 +561,5 @@ impl SealedSink {
                 (seen, since) = (now, Instant::now());
             }
         }
-    }
-}
-
-/// Decides frame by frame whether to compress.
-///
-/// `Auto` compresses while two things hold: sending is slow (the link is the bottleneck, so the
-/// processor has time), and recent frames shrank. Each is looked at again from time to time.
-struct Policy {
-    mode: Compression,
-    /// Nanoseconds that sending a KiB has taken lately.
-    slowness: u64,
-    /// Frames to let pass before trying again after one that did not shrink.
-    skip: u32,
-    /// How many to skip the next time.
-    patience: u32,
-}
-
-impl Policy {
-    /// Frames below this are not worth the trouble, in bytes of payload.
-    const WORTH: usize = 256;
-    /// Sending slower than this counts as slow: 10 us per KiB is about 100 MB/s, where LZ4 on text
-    /// (0.6 GB/s for half the bytes) begins to win.
-    const SLOW: u64 = 10_000;
-    /// Most frames to skip between two tries.
-    const PATIENCE_MAX: u32 = 64;
-
-    fn new(mode: Compression) -> Self {
-        Self {
-            mode,
-            slowness: 0,
-            skip: 0,
-            patience: 1,
-        }
-    }
-
-    fn wants(&mut self, len: usize) -> bool {
-        if len < Self::WORTH || self.mode == Compression::Off {
-            return false;
-        }
-        if self.mode == Compression::On {
-            return true;
-        }
-        if self.slowness < Self::SLOW {
-            return false;
-        }
-        if self.skip > 0 {
-            self.skip -= 1;
-            return false;
-        }
-        true
-    }
-
-    /// Learns what became of a frame.
-    fn shrunk(&mut self, len: usize, sent: usize) {
-        if self.mode != Compression::Auto || self.slowness < Self::SLOW || self.skip > 0 {
-            return;
-        }
-        if sent > len - len / 8 {
-            self.skip = self.patience;
-            self.patience = (self.patience * 2).min(Self::PATIENCE_MAX);
-        } else {
-            self.patience = 1;
-        }
-    }
-
-    fn timed(&mut self, bytes: usize, send: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        if self.mode != Compression::Auto {
-            return send();
-        }
-        let start = Instant::now();
-        send()?;
-        let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX >> 12);
-        let per_kib = nanos / (bytes as u64).div_ceil(1024);
-        self.slowness = (7 * self.slowness + per_kib) / 8;
-        Ok(())
     }
 }

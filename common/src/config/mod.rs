@@ -19,8 +19,8 @@ mod yaml;
 
 pub use node::Place;
 pub use types::{
-    AnyPort, CompressionSetting, Count, Grace, Host, HostError, Port, PortRange, PortRangeError,
-    PortSet, Seconds, SecondsError, Secret,
+    AnyPort, CompressionSetting, Count, CountOrNone, Grace, Host, HostError, Port, PortRange,
+    PortRangeError, PortSet, Seconds, SecondsError, Secret, Size, SizeError,
 };
 
 use crate::files::{self, ReadError};

@@ -167,10 +167,26 @@ impl<'de> Deserialize<'de> for AnyPort {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Count(pub usize);
 
+impl Count {
+    /// The largest count: more than any system of today holds, so it bounds nothing.
+    pub const MOST: usize = 1_000_000;
+}
+
 impl<'de> Deserialize<'de> for Count {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // A million fits every usize that std supports with sockets.
-        whole_number(deserializer, 1, 1_000_000, "a whole number").map(|count| Self(count as usize))
+        whole_number(deserializer, 1, Self::MOST as u64, "a whole number")
+            .map(|count| Self(count as usize))
+    }
+}
+
+/// How many of something may be, where none is fine: at most 65535.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CountOrNone(pub u16);
+
+impl<'de> Deserialize<'de> for CountOrNone {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        whole_number(deserializer, 0, 65535, "a whole number").map(|count| Self(count as u16))
     }
 }
 
@@ -322,8 +338,10 @@ impl<'de> Deserialize<'de> for Grace {
 
 mod host;
 mod ports;
+mod size;
 pub use host::{Host, HostError};
 pub use ports::{PortRange, PortRangeError, PortSet};
+pub use size::{Size, SizeError};
 
 /// Reads a list element by element, so that each error carries its index.
 fn elements<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(

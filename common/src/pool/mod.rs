@@ -19,6 +19,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use crate::budget::{self, Budget, Grant};
 use crate::duplex::{Duplex, Fault, Socket};
 use crate::metrics::Traffic;
 use crate::relay::{self, Ended, Outcome, Pair, Pump};
@@ -36,6 +37,8 @@ const WORKER_STACK: usize = 256 * 1024;
 pub enum PoolError {
     /// As many pairs as allowed are alive.
     Full,
+    /// `memory_budget` is used up.
+    Memory,
     /// The pool shuts down.
     Closed,
     /// The system refused a thread.
@@ -46,6 +49,7 @@ impl std::fmt::Display for PoolError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Full => f.write_str("the limit on pairs is reached"),
+            Self::Memory => f.write_str("memory_budget is used up"),
             Self::Closed => f.write_str("shutting down"),
             Self::Thread(e) => write!(f, "the system refused a thread: {e}"),
         }
@@ -86,6 +90,7 @@ struct Inner {
     /// Told whenever a permit comes back.
     fewer: Condvar,
     max_pairs: usize,
+    budget: Budget,
     rester: Rester,
 }
 
@@ -94,12 +99,15 @@ struct Inner {
 pub struct Pool(Arc<Inner>);
 
 /// The right to have one pair alive; gives it back when dropped.
-pub struct Permit(Arc<Inner>);
+pub struct Permit {
+    inner: Arc<Inner>,
+    _memory: Grant,
+}
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.lock().pairs -= 1;
-        self.0.fewer.notify_all();
+        self.inner.lock().pairs -= 1;
+        self.inner.fewer.notify_all();
     }
 }
 
@@ -116,12 +124,21 @@ impl Pool {
     /// # Errors
     /// When the system gives no poller or no thread for it.
     pub fn new(max_pairs: usize) -> io::Result<Self> {
+        Self::within(max_pairs, Budget::default())
+    }
+
+    /// The same within a budget of memory.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn within(max_pairs: usize, budget: Budget) -> io::Result<Self> {
         let (rester, run) = Rester::new()?;
         let inner = Arc::new(Inner {
             state: Mutex::default(),
             work: Condvar::new(),
             fewer: Condvar::new(),
             max_pairs,
+            budget,
             rester,
         });
         let weak = Arc::downgrade(&inner);
@@ -147,8 +164,12 @@ impl Pool {
         if state.pairs >= self.0.max_pairs {
             return Err(PoolError::Full);
         }
+        let memory = self.0.budget.pair().ok_or(PoolError::Memory)?;
         state.pairs += 1;
-        Ok(Permit(self.0.clone()))
+        Ok(Permit {
+            inner: self.0.clone(),
+            _memory: memory,
+        })
     }
 
     /// Pairs admitted and not yet over.
@@ -159,6 +180,11 @@ impl Pool {
     /// How many pairs may be alive.
     pub fn max_pairs(&self) -> usize {
         self.0.max_pairs
+    }
+
+    /// What pairs and their buffers may hold together.
+    pub fn budget(&self) -> &Budget {
+        &self.0.budget
     }
 
     /// Whether one more pair would be refused.
@@ -213,7 +239,10 @@ impl Pool {
         };
         let inner = self.0.clone();
         let on_end = move |ended| {
-            inner.lock().live.remove(&id);
+            let mut state = inner.lock();
+            state.live.remove(&id);
+            budget::shrink(&mut state.live);
+            drop(state);
             on_end(ended);
             // After everything else, so that who waits for the last pair finds its log line written.
             drop(permit);
@@ -396,7 +425,15 @@ struct Leave<'a>(&'a Inner);
 
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
-        self.0.lock().workers -= 1;
+        let left = {
+            let mut state = self.0.lock();
+            state.workers -= 1;
+            state.workers
+        };
+        if left == 0 {
+            // What a thread has at hand of freed memory keeps whole pages in use until it ends.
+            self.0.budget.settle();
+        }
     }
 }
 

@@ -21,13 +21,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 
 use super::Job;
+use crate::budget;
 use crate::duplex::{Fault, Socket};
 use crate::relay::Nudged;
 
 const WAKER: Token = Token(0);
 const EVENTS: usize = 256;
-/// Performance: room in the table, in jobs, that is not given back.
-const TABLE_KEPT: usize = 256;
 
 #[derive(Default)]
 struct Shared {
@@ -205,10 +204,7 @@ impl Run {
     fn forget(&mut self, watch: &mut Watch) {
         watch.deregister(self.poll.registry());
         self.shared.resting.fetch_sub(1, Ordering::Relaxed);
-        // What a crowd has needed is given back when it has gone.
-        if self.table.capacity() > TABLE_KEPT && self.table.len() < self.table.capacity() / 8 {
-            self.table.shrink_to(TABLE_KEPT);
-        }
+        budget::shrink(&mut self.table);
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Capabilities {
     pub options: bool,
     /// E7: RefuseConn.
     pub refuse: bool,
+    /// E9: spare data channels, and data channels that serve again. Only together with `fin`.
+    pub spare: bool,
 }
 
 const OFFER: &[u8] = b"MTT?";
@@ -35,6 +37,7 @@ impl Capabilities {
         visitor: true,
         options: true,
         refuse: true,
+        spare: true,
     };
 
     /// The client's offer: the payload of its first Heartbeat (E1).
@@ -66,10 +69,12 @@ impl Capabilities {
             visitor: self.visitor && other.visitor,
             options: self.options && other.options,
             refuse: self.refuse && other.refuse,
+            // Without an authenticated end nobody knows when a channel is free again.
+            spare: self.spare && other.spare && self.fin && other.fin,
         }
     }
 
-    fn table(&mut self) -> [(&'static str, &mut bool); 6] {
+    fn table(&mut self) -> [(&'static str, &mut bool); 7] {
         [
             ("fin", &mut self.fin),
             ("reason", &mut self.reason),
@@ -77,6 +82,7 @@ impl Capabilities {
             ("visitor", &mut self.visitor),
             ("options", &mut self.options),
             ("refuse", &mut self.refuse),
+            ("spare", &mut self.spare),
         ]
     }
 
@@ -141,6 +147,11 @@ mod tests {
             }
         );
         assert_eq!(some.and(Capabilities::ALL), some);
+        let alone = Capabilities::read_offer(b"MTT?spare").unwrap();
+        assert!(
+            alone.spare && !alone.and(Capabilities::ALL).spare,
+            "without fin"
+        );
         for odd in [
             &b""[..],
             b"MTT",

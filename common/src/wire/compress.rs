@@ -46,6 +46,8 @@ pub enum ContainerError {
     Damaged,
     /// It would expand above the limit.
     TooLarge,
+    /// The caller has no room for what it expands to.
+    NoRoom,
 }
 
 impl fmt::Display for ContainerError {
@@ -55,6 +57,7 @@ impl fmt::Display for ContainerError {
             Self::Truncated => "LZ4 frame without its end",
             Self::Damaged => "damaged LZ4 frame",
             Self::TooLarge => "LZ4 frame expands above the limit",
+            Self::NoRoom => "memory_budget is used up: no room for what an LZ4 frame expands to",
         })
     }
 }
@@ -118,32 +121,59 @@ pub fn unpack(
     spare: &mut Vec<u8>,
     limit: usize,
 ) -> Result<Unpacked, ContainerError> {
+    unpack_within(container, spare, limit, |wanted| wanted)
+}
+
+/// As [`unpack`], but `may` is asked before the spare buffer grows: it is told how long it would be, and
+/// answers how long it may be. Growth is exact, so that who counts bytes counts right.
+pub fn unpack_within(
+    container: &[u8],
+    spare: &mut Vec<u8>,
+    limit: usize,
+    mut may: impl FnMut(usize) -> usize,
+) -> Result<Unpacked, ContainerError> {
     match single_block(container, limit)? {
         Shape::Empty => Ok(Unpacked::InPlace(0..0)),
         Shape::Stored(range) => Ok(Unpacked::InPlace(range)),
-        Shape::Packed { block, room, exact } => {
-            if spare.len() < room {
-                spare.resize(room, 0);
-            }
+        Shape::Packed {
+            block,
+            room: wanted,
+            exact,
+        } => {
+            let room = grow(spare, wanted, &mut may);
             let len = lz4::block::decompress_to_buffer(
                 &container[block],
                 Some(room as i32),
                 &mut spare[..room],
             )
             .map_err(|_| {
-                if room == limit {
+                if room < wanted {
+                    ContainerError::NoRoom
+                } else if room == limit {
                     ContainerError::TooLarge
                 } else {
                     ContainerError::Damaged
                 }
             })?;
-            if exact && len != room {
+            if exact && len != wanted {
                 return Err(ContainerError::Damaged);
             }
             Ok(Unpacked::Spare(len))
         }
-        Shape::Other => unpack_any(container, spare, limit).map(Unpacked::Spare),
+        Shape::Other => unpack_any(container, spare, limit, may).map(Unpacked::Spare),
     }
+}
+
+/// Makes the buffer `wanted` bytes long, or as long as it may be; how much of `wanted` there is.
+fn grow(spare: &mut Vec<u8>, wanted: usize, may: &mut impl FnMut(usize) -> usize) -> usize {
+    if spare.len() < wanted {
+        let granted = may(wanted).min(wanted);
+        if spare.len() < granted {
+            spare.reserve_exact(granted - spare.len());
+            spare.resize(granted, 0);
+        }
+    }
+    spare.len().min(wanted)
 }
 
 /// What [`single_block`] found.
@@ -243,19 +273,31 @@ fn single_block(container: &[u8], limit: usize) -> Result<Shape, ContainerError>
     })
 }
 
+/// What the reference decoder allocates for this container while it works, in bytes: a block before and
+/// one after, and what linked blocks look back at.
+fn workspace(container: &[u8]) -> usize {
+    let class = container.get(5).map_or(4, |bd| (bd >> 4 & 7).max(4));
+    2 * (1 << (8 + 2 * class)) + 128 * 1024
+}
+
 /// Any legal container, by the reference decoder: linked blocks, several blocks, checksums.
 fn unpack_any(
     container: &[u8],
     spare: &mut Vec<u8>,
     limit: usize,
+    mut may: impl FnMut(usize) -> usize,
 ) -> Result<usize, ContainerError> {
     // The decoder reports damage, and the caller's loop the limit; a missing end shows in finish().
     let mut decoder = lz4::Decoder::new(container).map_err(|_| ContainerError::Damaged)?;
+    let work = workspace(container);
+    let mut may = |wanted| may(wanted + work).saturating_sub(work);
     let mut have = 0;
     loop {
         if spare.len() == have {
             let room = (2 * have).clamp(4096, limit.max(4096) + 1);
-            spare.resize(room, 0);
+            if grow(spare, room, &mut may) == have {
+                return Err(ContainerError::NoRoom);
+            }
         }
         match decoder.read(&mut spare[have..]) {
             Ok(0) => break,

@@ -217,6 +217,18 @@ impl Opener {
         spare: &mut Vec<u8>,
         limit: usize,
     ) -> Result<Opened, FrameError> {
+        self.open_within(body, spare, limit, |wanted| wanted)
+    }
+
+    /// As [`open`](Self::open), but `may` is asked before the spare buffer grows
+    /// ([`compress::unpack_within`]).
+    pub fn open_within(
+        &mut self,
+        body: &mut [u8],
+        spare: &mut Vec<u8>,
+        limit: usize,
+        may: impl FnMut(usize) -> usize,
+    ) -> Result<Opened, FrameError> {
         let length = body.len();
         let at = length
             .checked_sub(TAG_LEN)
@@ -227,7 +239,7 @@ impl Opener {
         self.cipher
             .decrypt_inout_detached(&nonce.into(), &[], (&mut *sealed).into(), &tag)
             .map_err(|_| FrameError::Forged)?;
-        Ok(match compress::unpack(sealed, spare, limit)? {
+        Ok(match compress::unpack_within(sealed, spare, limit, may)? {
             Unpacked::InPlace(range) => Opened::InPlace(range),
             Unpacked::Spare(len) => Opened::Spare(len),
         })

@@ -5,6 +5,7 @@
 //! client nonce  ─┼─ HKDF-SHA256 ─> key c2s | key s2c | nonce base c2s | nonce base s2c
 //! server nonce  ─┘
 //! session key (AuthOk) + conn id ─ HMAC-SHA256 ─> token of one data channel
+//! session key (AuthOk) + label ─── HMAC-SHA256 ─> token of a session's spare channels (E9)
 //! ```
 
 use orion::hazardous::kdf::hkdf;
@@ -15,6 +16,14 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 pub const NONCE_LEN: usize = 12;
 /// Bytes of a data channel's token.
 pub const TOKEN_LEN: usize = 32;
+
+/// What the token of a spare channel is made of (E9).
+const SPARE_LABEL: &str =
+    "MINI_TCP_TUNNEL_V1 spare data channel: longer than the 64 bytes of any conn id";
+const _: () = assert!(
+    SPARE_LABEL.len() > 64,
+    "a token for a conn id must never be one for a spare"
+);
 
 const INFO: &[u8; 18] = b"MINI_TCP_TUNNEL_V1";
 
@@ -107,6 +116,16 @@ impl SessionKey {
         hmac::HmacSha256::verify(&expected, &self.hmac_key(), conn_id.as_bytes()).is_ok()
     }
 
+    /// The token of this session's spare data channels (E9).
+    pub fn spare_token(&self) -> [u8; TOKEN_LEN] {
+        self.token(SPARE_LABEL)
+    }
+
+    /// Whether `token` is that of this session's spare data channels, in constant time.
+    pub fn verify_spare(&self, token: &[u8; TOKEN_LEN]) -> bool {
+        self.verify(SPARE_LABEL, token)
+    }
+
     fn hmac_key(&self) -> hmac::SecretKey {
         hmac::SecretKey::try_from(&self.0[..]).expect("32 bytes are a valid HMAC key")
     }
@@ -128,5 +147,16 @@ mod tests {
             wrong[bit / 8] ^= 1 << (bit % 8);
             assert!(!key.verify("1a2b3c4d", &wrong), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn a_spares_token_is_nobody_elses() {
+        let key = SessionKey::new([7; 32]);
+        let token = key.spare_token();
+        assert!(key.verify_spare(&token));
+        assert!(!SessionKey::new([8; 32]).verify_spare(&token));
+        assert!(!key.verify_spare(&key.token("1a2b3c4d")));
+        assert!(!key.verify("1a2b3c4d", &token));
+        assert!(crate::id::ConnId::new(SPARE_LABEL).is_none());
     }
 }

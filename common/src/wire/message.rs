@@ -34,6 +34,10 @@ pub enum Kind {
     DataConnReady = 21,
     /// c2s: nobody will come for that external connection (E7).
     RefuseConn = 22,
+    /// c2s: this data channel waits for whoever comes (E9).
+    SpareReady = 23,
+    /// s2c: somebody has come for this spare data channel (E9).
+    Assign = 24,
     /// Both: bytes of the connection.
     Data = 30,
     /// Both: still there.
@@ -197,6 +201,16 @@ pub enum Message {
         conn: ConnId,
         reason: String,
     },
+    SpareReady {
+        token: [u8; TOKEN_LEN],
+        keep: u16,
+        max: u16,
+    },
+    Assign {
+        tunnel: TunnelId,
+        conn: ConnId,
+        visitor: String,
+    },
     Heartbeat {
         payload: Vec<u8>,
     },
@@ -294,6 +308,23 @@ impl Message {
                 w.string(conn.as_str());
                 w.string(reason);
             }
+            Self::SpareReady { token, keep, max } => {
+                w.head(Kind::SpareReady);
+                w.u32(TOKEN_LEN as u32);
+                w.0.extend_from_slice(token);
+                w.u16(*keep);
+                w.u16(*max);
+            }
+            Self::Assign {
+                tunnel,
+                conn,
+                visitor,
+            } => {
+                w.head(Kind::Assign);
+                w.string(tunnel.as_str());
+                w.string(conn.as_str());
+                w.string(visitor);
+            }
             Self::Heartbeat { payload } => {
                 w.head(Kind::Heartbeat);
                 w.0.extend_from_slice(payload);
@@ -332,6 +363,8 @@ impl Message {
             20 => r.incoming_conn(),
             21 => r.data_conn_ready(),
             22 => r.refuse_conn(),
+            23 => r.spare_ready(),
+            24 => r.assign(),
             90 => Some(Self::Heartbeat {
                 payload: payload.to_vec(),
             }),
@@ -349,6 +382,10 @@ struct Writer<'a>(&'a mut Vec<u8>);
 impl Writer<'_> {
     fn head(&mut self, kind: Kind) {
         self.0.extend_from_slice(&[kind as u8, 0, 0, 0, 0, 0]);
+    }
+
+    fn u16(&mut self, value: u16) {
+        self.0.extend_from_slice(&value.to_be_bytes());
     }
 
     fn u32(&mut self, value: u32) {
@@ -372,6 +409,10 @@ impl<'a> Reader<'a> {
 
     fn u8(&mut self) -> Option<u8> {
         self.take(1).map(|b| b[0])
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        Some(u16::from_be_bytes(self.take(2)?.try_into().ok()?))
     }
 
     fn u32(&mut self) -> Option<u32> {
@@ -433,11 +474,15 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn data_conn_ready(&mut self) -> Option<Message> {
+    fn token(&mut self) -> Option<[u8; TOKEN_LEN]> {
         if self.u32()? as usize != TOKEN_LEN {
             return None;
         }
-        let token = self.take(TOKEN_LEN)?.try_into().ok()?;
+        self.take(TOKEN_LEN)?.try_into().ok()
+    }
+
+    fn data_conn_ready(&mut self) -> Option<Message> {
+        let token = self.token()?;
         let conn = self.conn()?;
         Some(Message::DataConnReady { token, conn })
     }
@@ -446,6 +491,23 @@ impl<'a> Reader<'a> {
         let conn = self.conn()?;
         let reason = self.string()?.to_owned();
         Some(Message::RefuseConn { conn, reason })
+    }
+
+    fn spare_ready(&mut self) -> Option<Message> {
+        let token = self.token()?;
+        let (keep, max) = (self.u16()?, self.u16()?);
+        Some(Message::SpareReady { token, keep, max })
+    }
+
+    fn assign(&mut self) -> Option<Message> {
+        let tunnel = self.tunnel()?;
+        let conn = self.conn()?;
+        let visitor = self.string()?.to_owned();
+        Some(Message::Assign {
+            tunnel,
+            conn,
+            visitor,
+        })
     }
 }
 
@@ -495,8 +557,18 @@ mod tests {
                 conn: conn.clone(),
             },
             Message::RefuseConn {
-                conn,
+                conn: conn.clone(),
                 reason: "dead".into(),
+            },
+            Message::SpareReady {
+                token: [5; 32],
+                keep: 2,
+                max: 0x102,
+            },
+            Message::Assign {
+                tunnel: tunnel("web"),
+                conn,
+                visitor: "192.0.2.1:4711".into(),
             },
             Message::Heartbeat {
                 payload: vec![1, 2, 3],

@@ -16,7 +16,7 @@ use crate::path::{Hand, Kind, Layer, Reader, Seen, Side, dress, failed, keys, st
 use crate::rig::{Content, PATIENCE, link};
 
 /// A left end in our own hands, and the honest right one.
-struct Forger {
+pub(crate) struct Forger {
     stream: TcpStream,
     sealer: Sealer,
     opener: Opener,
@@ -29,7 +29,7 @@ fn message(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
     [&[kind, flags, 0, 0, 0, 0], payload].concat()
 }
 
-fn data(payload: &[u8]) -> Vec<u8> {
+pub(crate) fn data(payload: &[u8]) -> Vec<u8> {
     message(Type::Data as u8, 0, payload)
 }
 
@@ -38,7 +38,7 @@ fn fin(payload: &[u8]) -> Vec<u8> {
 }
 
 impl Forger {
-    fn new(kind: Kind) -> Self {
+    pub(crate) fn new(kind: Kind) -> Self {
         let (stream, far) = link();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let (sealer, opener) = keys(Hand::Left);
@@ -61,7 +61,7 @@ impl Forger {
         }
     }
 
-    fn seal(&mut self, messages: &[Vec<u8>]) -> Vec<u8> {
+    pub(crate) fn seal(&mut self, messages: &[Vec<u8>]) -> Vec<u8> {
         let mut wire = Vec::new();
         for message in messages {
             self.sealer.seal_message(message, &mut wire).unwrap();
@@ -301,7 +301,7 @@ pub(crate) fn no_rest_within_a_frame(kind: Kind) {
 }
 
 impl Side {
-    fn hear_exactly(&mut self, bytes: &[u8]) {
+    pub(crate) fn hear_exactly(&mut self, bytes: &[u8]) {
         let mut heard = vec![0; bytes.len()];
         assert_eq!(self.reader.read(&mut heard).unwrap(), bytes.len());
         assert_eq!(heard, bytes);

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
+use minitcptunnel_common::channel::ledger::Ledger;
 use minitcptunnel_common::channel::sealed::{Compression, End, sealed};
 use minitcptunnel_common::duplex::{self, Abort, Duplex, Fault, Sink, Source};
 use minitcptunnel_common::metrics::Traffic;
@@ -104,7 +105,16 @@ pub(crate) fn dress(layer: Layer, hand: Hand, stream: TcpStream, rest: Vec<u8>) 
         Layer::Legacy => (End::Tcp, Compression::Off),
         Layer::Packed => (End::Fin, Compression::On),
     };
-    sealed(stream, sealer, opener, rest, end, compression).unwrap()
+    sealed(
+        stream,
+        sealer,
+        opener,
+        rest,
+        end,
+        compression,
+        &Ledger::default(),
+    )
+    .unwrap()
 }
 
 /// How reading ended.

@@ -55,6 +55,8 @@ fn the_full_example_spells_out_the_defaults() {
         identity_key_file: folder.join("server_identity_key.hex"),
         allowed_clients_file: folder.join("allowed_clients.txt"),
         allowed_ports: full.allowed_ports.clone(),
+        // By default less where the system has little.
+        memory_budget: 256 << 20,
         ..bare
     };
     assert_eq!(full, expected);
@@ -103,7 +105,7 @@ fn paths_start_at_the_folder_of_the_file() {
 #[test]
 fn broken_inputs_are_told_exactly() {
     let top = "Known here: `port`, `bind`, `tunnel_bind`, `identity_key_file`, `allowed_clients_file`, `max_clients`, \
-               `allowed_ports`, `compression`, `limits`, `timeouts`, `grace`";
+               `allowed_ports`, `compression`, `memory_budget`, `limits`, `timeouts`, `grace`";
     let range = "a port from 1 to 65535 such as \"8080\", or a range such as \"10000-20000\"";
     let address = "is not an IP address; use \"::\" for all addresses, \"0.0.0.0\" for IPv4 only, \
                    or one address of this machine, without a port";
@@ -149,6 +151,7 @@ fn broken_inputs_are_told_exactly() {
             r#"{"limits": {"pairs": 0}}"#,
             "server_config.json:1:22: limits.pairs: expected a whole number from 1 to 1000000, found the number 0".into(),
         ),
+        (JSON, r#"{"memory_budget": 1000}"#, "server_config.json:1:19: memory_budget: expected a size from 1 MiB to 1024 GiB, such as \"64 MiB\" or 67108864, found the number 1000".into()),
         (JSON, r#"{"limits": []}"#, "server_config.json:1:12: limits: expected a group of keys, found a list".into()),
         (
             JSON,
@@ -175,7 +178,7 @@ fn broken_inputs_are_told_exactly() {
         (JSON, r#"{"grace": "5s"}"#, "server_config.json:1:11: grace: expected a number of seconds from 0 to 31536000, found the text \"5s\"".into()),
         ("server.toml", "", "server.toml: the format of a configuration file is told by its name; let it end in .json, .yaml or .yml".into()),
     ];
-    assert_eq!(cases.len(), 32);
+    assert_eq!(cases.len(), 33);
     let mut wrong = Vec::new();
     for (name, text, message) in cases {
         let said = match check_text(name, text) {

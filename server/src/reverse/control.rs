@@ -23,6 +23,7 @@ use zeroize::Zeroize;
 use super::event_loop::{Entry, EventLoop, Timer};
 use super::knock::Fresh;
 use super::sessions::{Parting, Session};
+use super::spares::SpareList;
 use super::strange::Strange;
 
 /// Safety: what may wait to be written to a client, in bytes. A client that reads nothing while this
@@ -131,6 +132,7 @@ impl EventLoop {
             metrics: self.metrics.part(),
             silence,
             inherited: None,
+            spares: SpareList::default(),
         })
     }
 
@@ -207,6 +209,13 @@ impl EventLoop {
         self.deadlines.cancel(session.silence);
         if let Some(inherited) = session.inherited {
             self.deadlines.cancel(inherited);
+        }
+        let (spares, window) = session.spares.end();
+        if let Some(window) = window {
+            self.deadlines.cancel(window);
+        }
+        for spare in spares {
+            self.drop_entry(spare);
         }
         log::info!(
             "Session ended: session={id} client={} uptime={:.0}s {} reason={why:?}",

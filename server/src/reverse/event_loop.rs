@@ -3,8 +3,9 @@
 //! ```text
 //!  control listener ─> Hello ─> Verifying ─> Fresh ─┬─> Session           (knock, control)
 //!                                                   └─> claim ─> pair     (knock, visitors)
-//!  public listeners ─> park ─────────────────────────────^               (visitors)
-//!  inbox: verified hellos, stop         deadlines: one named variant per wait ([`Timer`])
+//!  public listeners ─┬> park ────────────────────────────^               (visitors)
+//!                    └> spare channel ─> pair ─ ended ─> spare again     (spares)
+//!  inbox: verified hellos, used channels, stop     deadlines: one named variant per wait ([`Timer`])
 //! ```
 //!
 //! Nothing here blocks: arithmetic goes to the verifier, bytes of pairs to the pool.
@@ -16,7 +17,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use minitcptunnel_common::evloop::{DeadlineKey, Deadlines, Slots};
+use minitcptunnel_common::capacity::Capacity;
+use minitcptunnel_common::channel::reuse::Recovered;
+use minitcptunnel_common::evloop::{DeadlineKey, Deadlines, Inbox, Slots};
 use minitcptunnel_common::id::{ConnId, SessionId};
 use minitcptunnel_common::identity::AllowListFile;
 use minitcptunnel_common::log::Quiet;
@@ -33,6 +36,7 @@ use super::knock::{Fresh, Knocking};
 use super::pairer::ConnectionPairer;
 use super::registry::TunnelRegistry;
 use super::sessions::{ControlSessionManager, Parting};
+use super::spares::Spare;
 use super::strange::Strange;
 use super::verifier::{Verified, Verifier};
 use super::within::Within;
@@ -53,6 +57,8 @@ pub(super) const COOL_DOWN: Duration = Duration::from_millis(500);
 pub(super) enum Event {
     /// A hello has been worked on.
     Verified(Box<Verified>),
+    /// A data channel of this session has done its work and can serve again.
+    Recycled(SessionId, Box<Recovered>),
     /// Stop accepting and leave.
     Stop,
 }
@@ -67,6 +73,8 @@ pub(super) enum Timer {
     Pairing(ConnId),
     /// A session may have fallen silent.
     Silence(SessionId),
+    /// Some of a session's spare channels may be too many.
+    Spares(SessionId),
     /// Inherited tunnels have not been claimed.
     Inherited(SessionId),
     /// A peer that was told to go still has its connection open.
@@ -90,6 +98,7 @@ pub(super) enum Entry {
     },
     Fresh(Box<Fresh>),
     Session(SessionId),
+    Spare(Box<Spare>),
     Parting(Parting),
 }
 
@@ -101,6 +110,8 @@ pub(super) struct EventLoop {
     pub(super) slots: Slots<Entry>,
     pub(super) deadlines: Deadlines<Timer>,
     pub(super) inbox: Receiver<Event>,
+    /// The way into it, for what pairs leave behind.
+    pub(super) mailbox: Inbox<Event>,
     pub(super) verifier: Verifier,
     pub(super) gate: Gate,
     pub(super) replays: ReplayMemory,
@@ -116,6 +127,7 @@ pub(super) struct EventLoop {
     cooling: BTreeSet<Token>,
     pub(super) control_port: u16,
     pub(super) max_idle_channels: usize,
+    pub(super) capacity: Capacity,
     pub(super) now: Instant,
     /// The next look at the allow list that is arranged.
     pub(super) allow_list_due: Option<DeadlineKey>,
@@ -130,6 +142,7 @@ pub(super) struct Parts {
     pub(super) config: Arc<Config>,
     pub(super) allow: AllowListFile,
     pub(super) inbox: Receiver<Event>,
+    pub(super) mailbox: Inbox<Event>,
     pub(super) verifier: Verifier,
     pub(super) pool: Pool,
     pub(super) metrics: Metrics,
@@ -152,6 +165,7 @@ impl EventLoop {
             slots: Slots::new(FIRST_FREE),
             deadlines: Deadlines::default(),
             inbox: parts.inbox,
+            mailbox: parts.mailbox,
             verifier: parts.verifier,
             gate,
             replays: ReplayMemory::default(),
@@ -165,6 +179,7 @@ impl EventLoop {
             cooling: BTreeSet::new(),
             control_port: parts.control_port,
             max_idle_channels: parts.limits.idle_channels,
+            capacity: parts.limits.pairs,
             now: Instant::now(),
             allow_list_due: None,
             allow_list_rest: Instant::now(),
@@ -208,6 +223,7 @@ impl EventLoop {
             while let Ok(event) = self.inbox.try_recv() {
                 match event {
                     Event::Verified(verified) => self.verified(*verified),
+                    Event::Recycled(session, recovered) => self.recycled(session, *recovered),
                     Event::Stop => self.stopping = true,
                 }
             }
@@ -238,6 +254,7 @@ impl EventLoop {
             Some(Entry::Control(_) | Entry::Public) => self.accept(token),
             Some(Entry::Knocking(_)) => self.hello_readable(token),
             Some(Entry::Fresh(_)) => self.fresh_readable(token),
+            Some(Entry::Spare(_)) => self.spare_readable(token),
             Some(Entry::Session(id)) => {
                 let id = *id;
                 if writable {
@@ -272,6 +289,7 @@ impl EventLoop {
             Timer::FirstFrame(token) => self.first_frame_due(token),
             Timer::Pairing(conn) => self.pairing_due(&conn),
             Timer::Silence(session) => self.silence_due(session),
+            Timer::Spares(session) => self.spares_due(session),
             Timer::Inherited(session) => self.inherited_due(session),
             Timer::Parting(token) => {
                 if matches!(self.slots.entry(token), Some(Entry::Parting(_))) {
@@ -313,6 +331,12 @@ impl EventLoop {
                 self.deadlines.cancel(fresh.deadline);
                 self.sessions.fresh_left(&fresh.identity, token);
                 registry.deregister(&mut fresh.stream)
+            }
+            Some(Entry::Spare(mut spare)) => {
+                if let Some(session) = self.sessions.of(spare.session) {
+                    session.spares.remove(token);
+                }
+                registry.deregister(&mut spare.stream)
             }
             Some(Entry::Parting(mut parting)) => registry.deregister(&mut parting.stream),
             Some(Entry::Control(mut listener)) => registry.deregister(&mut listener),

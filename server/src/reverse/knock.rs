@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  accept ─ gate ─> Knocking ─ hello complete, key admitted ─> Verifying ─ signature ─> Fresh
-//!     Fresh ─ first frame: DataConnReady ─> claim     anything else ─> a session
+//!     Fresh ─ first frame: DataConnReady ─> claim     SpareReady ─> a spare     anything else ─> a session
 //! ```
 //!
 //! Each stage has a deadline, costs a descriptor and some hundred bytes, and holds no thread.
@@ -17,7 +17,7 @@ use minitcptunnel_common::wire::FIRST_FRAME_MAX;
 use minitcptunnel_common::wire::frame::{FrameReader, Opener, Sealer};
 use minitcptunnel_common::wire::handshake::v1::{Hello, HelloError, HelloReader, Role};
 use minitcptunnel_common::wire::keys::ChannelKeys;
-use minitcptunnel_common::wire::message::Message;
+use minitcptunnel_common::wire::message::{Malformed, Message};
 use mio::net::TcpStream;
 use mio::{Interest, Token};
 
@@ -297,7 +297,11 @@ impl EventLoop {
                 .add(self.now + wait, Timer::FirstFrame(token)),
         };
         self.slots.put_back(token, Entry::Fresh(Box::new(fresh)));
-        let max = self.max_idle_channels;
+        // What waits for visitors counts, too: both are idle channels of this client.
+        let own = self.sessions.of_identity(&identity);
+        let spares = own.and_then(|id| self.sessions.of(id));
+        let spares = spares.map_or(0, |session| session.spares.len());
+        let max = self.max_idle_channels.saturating_sub(spares).max(1);
         // Strangers are bounded by the gate; here they must not push out the client's own.
         let crowded = self.sessions.fresh_came(&identity, token, home, max);
         if let Some(oldest) = crowded {
@@ -378,8 +382,13 @@ impl EventLoop {
                 Ok(Message::DataConnReady { token: proof, conn }) => {
                     self.claim(token, &proof, &conn);
                 }
+                Ok(Message::SpareReady {
+                    token: proof,
+                    keep,
+                    max,
+                }) => self.spare_ready(token, &proof, keep, max),
                 Ok(Message::Empty | Message::Short) => self.drop_entry(token),
-                Err(malformed) if malformed.0 == 21 => self.drop_entry(token),
+                Err(Malformed(21 | 23)) => self.drop_entry(token),
                 first => self.become_session(token, first),
             }
             return;

@@ -15,11 +15,12 @@ mod knock;
 mod pairer;
 mod registry;
 mod sessions;
+mod spares;
 mod strange;
 mod tunnels;
 mod verifier;
 mod visitors;
-mod within;
+pub(crate) mod within;
 
 use std::error::Error;
 use std::fmt;
@@ -30,6 +31,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
+use minitcptunnel_common::budget::Budget;
 use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::identity::{
@@ -139,7 +141,8 @@ pub fn start(config: Config) -> Result<Handle, StartError> {
     log_allow_list(&allow);
 
     let descriptors = resources::raise_open_files();
-    let limits = Within::new(descriptors, &config.limits, config.max_clients);
+    let limits = Within::new(descriptors, &config);
+    limits.log(&config.limits);
     let asked = SocketAddr::new(config.bind, config.port);
     let bind = |e| StartError::Bind(asked, e);
     let control = registry::listen(config.bind, config.port).map_err(bind)?;
@@ -152,13 +155,15 @@ pub fn start(config: Config) -> Result<Handle, StartError> {
     let key = Arc::new(key.key);
     let verifier =
         Verifier::new(&key, cores.clamp(1, 4), limits.pending, &inbox).map_err(resources)?;
-    let pool = Pool::new(limits.pairs).map_err(resources)?;
+    let pool =
+        Pool::within(limits.pairs.pairs, Budget::new(config.memory_budget)).map_err(resources)?;
     let metrics = Metrics::default();
     let parts = Parts {
         poll,
         config: Arc::new(config),
         allow,
         inbox: receiver,
+        mailbox: inbox.clone(),
         verifier,
         pool: pool.clone(),
         metrics: metrics.clone(),

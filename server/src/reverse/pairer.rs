@@ -42,7 +42,6 @@ impl<T> ConnectionPairer<T> {
     }
 
     /// How many wait.
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }

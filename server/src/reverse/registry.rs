@@ -149,7 +149,7 @@ fn no_ipv6(e: &io::Error) -> bool {
 fn listen_on(address: IpAddr, port: u16) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(SocketAddr::new(address, port)),
-        Type::STREAM.nonblocking(),
+        Type::STREAM,
         Some(Protocol::TCP),
     )?;
     if address == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {

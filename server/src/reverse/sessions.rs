@@ -21,6 +21,7 @@ use mio::Token;
 use mio::net::TcpStream;
 
 use super::gate::party;
+use super::spares::SpareList;
 
 /// One authenticated control channel.
 pub(super) struct Session {
@@ -45,6 +46,8 @@ pub(super) struct Session {
     pub(super) silence: DeadlineKey,
     /// When what it inherited and did not claim is closed.
     pub(super) inherited: Option<DeadlineKey>,
+    /// Its data channels that wait for visitors.
+    pub(super) spares: SpareList,
 }
 
 impl Session {
@@ -222,6 +225,12 @@ impl ControlSessionManager {
                 self.fresh.remove(identity);
             }
         }
+    }
+
+    /// How many of its channels without a purpose come from where its session comes from.
+    pub(super) fn fresh_at_home(&self, identity: &[u8; 32]) -> usize {
+        let fresh = self.fresh.get(identity);
+        fresh.map_or(0, |fresh| fresh.values().filter(|home| **home).count())
     }
 
     pub(super) fn fresh_of(&self, identity: &[u8; 32]) -> Vec<Token> {

@@ -1,7 +1,8 @@
 //! Public ports, and the external connections that come through them.
 //!
 //! ```text
-//!  OpenTunnel ─> listener ─ accept ─> park, IncomingConn ─┬─ DataConnReady ─ claim ─> pair
+//!  OpenTunnel ─> listener ─ accept ─┬> spare channel, Assign ───────────────────────> pair
+//!                                   └> park, IncomingConn ─┬─ DataConnReady ─ claim ─> pair
 //!                                                         ├─ RefuseConn ────────────> reset
 //!                                                         └─ deadline ──────────────> reset
 //! ```
@@ -11,6 +12,8 @@
 use std::io;
 use std::net::SocketAddr;
 
+use minitcptunnel_common::channel::ledger::Ledger;
+use minitcptunnel_common::channel::reuse::Recovered;
 use minitcptunnel_common::channel::sealed::{self, Compression, End};
 use minitcptunnel_common::config::CompressionSetting;
 use minitcptunnel_common::dial::set_keepalive;
@@ -18,13 +21,14 @@ use minitcptunnel_common::duplex;
 use minitcptunnel_common::evloop::DeadlineKey;
 use minitcptunnel_common::id::{ConnId, SessionId};
 use minitcptunnel_common::metrics::Refusal;
-use minitcptunnel_common::pool::PoolError;
+use minitcptunnel_common::pool::{Permit, PoolError};
+use minitcptunnel_common::wire::frame::{Opener, Sealer};
 use minitcptunnel_common::wire::keys::TOKEN_LEN;
 use minitcptunnel_common::wire::message::{CompressionWish, Message};
 use mio::Token;
 use mio::net::TcpStream;
 
-use super::event_loop::{ACCEPT_BATCH, Entry, EventLoop, Timer, owner_of};
+use super::event_loop::{ACCEPT_BATCH, Entry, Event, EventLoop, Timer, owner_of};
 use super::knock::{Fresh, plain};
 use super::pairer::Parked;
 use super::strange::Strange;
@@ -35,6 +39,20 @@ pub(super) struct Visitor {
     pub(super) stream: TcpStream,
     pub(super) address: SocketAddr,
     timer: DeadlineKey,
+}
+
+/// A data channel that has found its visitor.
+struct Channel {
+    stream: TcpStream,
+    sealer: Sealer,
+    opener: Opener,
+    rest: Vec<u8>,
+    identity: [u8; 32],
+    session: SessionId,
+}
+
+fn broken(e: io::Error) -> (Refusal, String) {
+    (Refusal::Resources, format!("a socket cannot be used: {e}"))
 }
 
 impl EventLoop {
@@ -73,17 +91,37 @@ impl EventLoop {
             return duplex::reset(&stream);
         }
         let conn = ConnId::from_random(random);
-        if self.pool.is_full() {
+        // Who waits has a place among those who run, or the descriptors could run out between the two.
+        if self.pool.live() + self.pairer.len() >= self.pool.max_pairs() {
             refusals.add(Refusal::Pairs);
-            let max = self.pool.max_pairs();
+            let capacity = self.capacity;
+            self.strange(
+                Strange::Refused,
+                format_args!("refused {address} on tunnel {name}: {capacity}"),
+            );
+            return duplex::reset(&stream);
+        }
+        if self.pool.budget().is_used_up() {
+            refusals.add(Refusal::Memory);
+            let budget = self.pool.budget().clone();
             self.strange(
                 Strange::Refused,
                 format_args!(
-                    "refused {address} on tunnel {name}: {max} connections run already (limits.pairs)"
+                    "refused {address} on tunnel {name}: memory_budget is used up ({budget})"
                 ),
             );
             return duplex::reset(&stream);
         }
+        log::debug!("New public connection from {address}, conn_id={conn} tunnel={name}");
+        // What a session inherited is not its own before it has asked for it.
+        let stream = if inherited {
+            stream
+        } else {
+            match self.visit_by_spare(token, session, &conn, stream, address) {
+                Some(stream) => stream,
+                None => return,
+            }
+        };
         if self.pairer.is_full() {
             refusals.add(Refusal::Waiting);
             let max = self.pairer.max();
@@ -95,7 +133,6 @@ impl EventLoop {
             );
             return duplex::reset(&stream);
         }
-        log::debug!("New public connection from {address}, conn_id={conn} tunnel={name}");
         let deadline = self.now + self.config.timeouts.pairing;
         let timer = self.deadlines.add(deadline, Timer::Pairing(conn.clone()));
         let parked = Parked {
@@ -123,6 +160,64 @@ impl EventLoop {
                 },
             );
         }
+    }
+
+    /// Step E9: sends a visitor down a spare data channel at once. Gives him back when there is none.
+    fn visit_by_spare(
+        &mut self,
+        token: Token,
+        session: SessionId,
+        conn: &ConnId,
+        stream: TcpStream,
+        address: SocketAddr,
+    ) -> Option<TcpStream> {
+        let (Some(own), Some(tunnel)) = (self.sessions.of(session), self.registry.of(token)) else {
+            return Some(stream);
+        };
+        if own.spares.len() == 0 {
+            return Some(stream);
+        }
+        let identity = own.identity;
+        let tunnel = tunnel.id.clone();
+        // Before anything is sent: what is assigned must be served. Room was seen a moment ago.
+        let Ok(permit) = self.pool.admit() else {
+            return Some(stream);
+        };
+        let assign = Message::Assign {
+            tunnel,
+            conn: conn.clone(),
+            visitor: address.to_string(),
+        };
+        let Some(spare) = self.assign(session, &assign) else {
+            return Some(stream);
+        };
+        let channel = Channel {
+            stream: spare.stream,
+            sealer: spare.sealer,
+            opener: spare.opener,
+            rest: Vec::new(),
+            identity,
+            session,
+        };
+        // Whatever goes wrong from here on drops the visitor, and must show as a reset.
+        duplex::reset(&stream);
+        let joined = self.join(permit, channel, stream, address, token, conn);
+        self.count_unless(joined, token, address);
+        None
+    }
+
+    /// Counts a refusal and says why.
+    fn count_unless(
+        &mut self,
+        joined: Result<(), (Refusal, String)>,
+        tunnel: Token,
+        visitor: SocketAddr,
+    ) {
+        let Err((refusal, why)) = joined else { return };
+        if let Some(tunnel) = self.registry.of(tunnel) {
+            tunnel.metrics.refusals.add(refusal);
+        }
+        self.strange(Strange::Refused, format_args!("refused {visitor}: {why}"));
     }
 
     /// Resets an external connection that found nobody.
@@ -191,39 +286,77 @@ impl EventLoop {
         self.gate.leave(token);
         self.deadlines.cancel(fresh.deadline);
         self.sessions.fresh_left(&identity, token);
-        let (visitor, tunnel) = (parked.external.address, parked.tunnel);
+        let visitor = parked.external.address;
+        let Parked {
+            external,
+            tunnel,
+            session,
+            ..
+        } = parked;
         // Whatever goes wrong from here on drops the visitor, and must show as a reset.
-        duplex::reset(&parked.external.stream);
-        if let Err((refusal, why)) = self.join(*fresh, parked, conn) {
-            if let Some(tunnel) = self.registry.of(tunnel) {
-                tunnel.metrics.refusals.add(refusal);
-            }
-            self.strange(Strange::Refused, format_args!("refused {visitor}: {why}"));
-        }
+        duplex::reset(&external.stream);
+        let joined = self.admit().and_then(|permit| {
+            let channel = self.take_over(*fresh, session)?;
+            let Visitor {
+                stream, address, ..
+            } = external;
+            self.join(permit, channel, stream, address, tunnel, conn)
+        });
+        self.count_unless(joined, tunnel, visitor);
+    }
+
+    fn admit(&self) -> Result<Permit, (Refusal, String)> {
+        self.pool.admit().map_err(|e| match e {
+            PoolError::Thread(_) => (Refusal::Resources, e.to_string()),
+            PoolError::Memory => (Refusal::Memory, format!("{e} ({})", self.pool.budget())),
+            _ => (Refusal::Pairs, format!("{e}: {}", self.capacity)),
+        })
+    }
+
+    /// Takes a channel that has found its visitor out of the poller.
+    fn take_over(
+        &mut self,
+        fresh: Fresh,
+        session: SessionId,
+    ) -> Result<Channel, (Refusal, String)> {
+        let Fresh {
+            mut stream,
+            sealer,
+            opener,
+            frames,
+            identity,
+            ..
+        } = fresh;
+        let registry = self.poll.registry();
+        registry.deregister(&mut stream).map_err(broken)?;
+        let _ = set_keepalive(&stream);
+        Ok(Channel {
+            stream,
+            sealer,
+            opener,
+            rest: frames.into_rest(),
+            identity,
+            session,
+        })
     }
 
     /// Hands both connections over to the pool.
     fn join(
         &mut self,
-        fresh: Fresh,
-        parked: Parked<Visitor>,
+        permit: Permit,
+        channel: Channel,
+        visitor: TcpStream,
+        address: SocketAddr,
+        tunnel: Token,
         conn: &ConnId,
     ) -> Result<(), (Refusal, String)> {
-        let permit = self.pool.admit().map_err(|e| match e {
-            PoolError::Thread(_) => (Refusal::Resources, e.to_string()),
-            _ => (
-                Refusal::Pairs,
-                format!("{e} (limits.pairs is {})", self.pool.max_pairs()),
-            ),
-        })?;
         let tunnel = self
             .registry
-            .of(parked.tunnel)
+            .of(tunnel)
             .ok_or((Refusal::SessionEnded, "its tunnel was closed".to_owned()))?;
-        let fin = self
-            .sessions
-            .of(parked.session)
-            .is_some_and(|session| session.capabilities().fin);
+        let session = channel.session;
+        let agreed = self.sessions.of(session).map(|own| own.capabilities());
+        let agreed = agreed.unwrap_or_default();
         let compression = match (tunnel.compression, self.config.compression) {
             (CompressionWish::Off, _)
             | (CompressionWish::ServerChoice, CompressionSetting::Off) => Compression::Off,
@@ -234,35 +367,43 @@ impl EventLoop {
             | (CompressionWish::ServerChoice, CompressionSetting::Auto) => Compression::Auto,
         };
         let (traffic, name) = (tunnel.metrics.traffic.clone(), tunnel.id.clone());
-        let Fresh {
-            mut stream,
+        let ledger = Ledger {
+            budget: self.pool.budget().clone(),
+            traffic: traffic.clone(),
+        };
+        let Channel {
+            stream,
             sealer,
             opener,
-            frames,
+            rest,
             identity,
             ..
-        } = fresh;
-        let broken = |e: io::Error| (Refusal::Resources, format!("a socket cannot be used: {e}"));
-        self.poll
-            .registry()
-            .deregister(&mut stream)
-            .map_err(broken)?;
-        let channel: std::net::TcpStream = stream.into();
-        let _ = set_keepalive(&channel);
-        let end = if fin { End::Fin } else { End::Tcp };
-        let service = sealed::sealed(
-            channel,
-            sealer,
-            opener,
-            frames.into_rest(),
-            end,
-            compression,
-        )
-        .map_err(broken)?;
-        let Visitor {
-            stream, address, ..
-        } = parked.external;
-        let visitor: std::net::TcpStream = stream.into();
+        } = channel;
+        let stream: std::net::TcpStream = stream.into();
+        let service = if agreed.spare {
+            let socket = duplex::Socket::new(stream).map_err(broken)?;
+            let mailbox = self.mailbox.clone();
+            let on_reuse = move |recovered| {
+                // If the loop is gone, so is everything that the channel could be used for.
+                mailbox.send(Event::Recycled(session, Box::new(recovered)));
+            };
+            sealed::reusable(
+                Recovered {
+                    socket,
+                    sealer,
+                    opener,
+                    rest,
+                },
+                compression,
+                Box::new(on_reuse),
+                &ledger,
+            )
+        } else {
+            let end = if agreed.fin { End::Fin } else { End::Tcp };
+            sealed::sealed(stream, sealer, opener, rest, end, compression, &ledger)
+                .map_err(broken)?
+        };
+        let visitor: std::net::TcpStream = visitor.into();
         let _ = set_keepalive(&visitor);
         let external = duplex::tcp(visitor).map_err(broken)?;
         log::debug!("Data Connection Ready for {conn}");

@@ -1,84 +1,91 @@
 //! What the limits can be within the descriptors that the system allows.
 //!
 //! ```text
-//!  all ─┬─ an eighth each, at most: strangers, waiting visitors, idle channels, our own
-//!       └─ the rest, two by two: pairs
+//!  all ─┬─ a small share each, at most: strangers, idle channels, our own
+//!       └─ the rest, two by two: pairs, and visitors who wait to become one
 //! ```
+//!
+//! A visitor who waits has the descriptors of the pair that he will be kept for him, so who waits and who
+//! runs are bounded together.
 
-use crate::config::Limits;
+use minitcptunnel_common::budget::Budget;
+use minitcptunnel_common::capacity::Capacity;
 
-/// The most that our own listeners, pollers and files need.
-const OWN: usize = 64;
+use crate::config::Config;
+
+/// The most that our own pollers and files need; listeners are counted apart.
+const OWN: usize = 32;
 
 /// The limits that hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Within {
+pub(crate) struct Within {
     /// Strangers in the gate.
     pub(super) pending: usize,
     /// External connections that wait.
     pub(super) waiting: usize,
     /// Channels of an authenticated client that have no purpose yet.
     pub(super) idle_channels: usize,
-    /// Running pairs.
-    pub(super) pairs: usize,
+    /// Running pairs, and who waits.
+    pub(crate) pairs: Capacity,
+}
+
+/// What one use besides pairs may take of all descriptors: small systems give an eighth, large ones less.
+fn share(all: usize, limit: usize) -> usize {
+    limit.min((all / 32).max((all / 8).min(256))).max(1)
 }
 
 impl Within {
-    /// What was configured, as far as `descriptors` go; `None` is no bound. Warns when pairs suffer.
-    pub(super) fn new(descriptors: Option<u64>, limits: &Limits, clients: usize) -> Self {
-        let within = Self::of(descriptors, limits, clients);
+    /// What was configured, as far as `descriptors` go; `None` is no bound.
+    pub(crate) fn new(descriptors: Option<u64>, config: &Config) -> Self {
+        let limits = &config.limits;
+        let all = descriptors.map_or(usize::MAX, |all| usize::try_from(all).unwrap_or(usize::MAX));
+        let clients = config.max_clients.max(1);
+        let pending = share(all, limits.pending_handshakes);
+        let idle_channels = limits
+            .idle_data_channels
+            .min(share(all, usize::MAX) / clients)
+            .max(1);
+        let listeners = clients.saturating_mul(limits.tunnels_per_client.saturating_add(1));
+        let own = OWN.saturating_add(listeners).min(all / 8);
+        let kept = pending + idle_channels * clients + own;
+        let budget = Budget::new(config.memory_budget);
+        let pairs = Capacity::new(limits.pairs, descriptors, kept, &budget);
+        Self {
+            pending,
+            waiting: limits.waiting_connections.min(pairs.pairs),
+            idle_channels,
+            pairs,
+        }
+    }
+
+    /// Says what bounds; a warning where that is less than somebody has asked for.
+    pub(super) fn log(&self, limits: &crate::config::Limits) {
+        if self.pairs.falls_short_of(limits.pairs) {
+            log::warn!(
+                "Carries up to {}, not limits.pairs = {}",
+                self.pairs,
+                limits.pairs
+            );
+        } else {
+            log::info!("Carries up to {}", self.pairs);
+        }
         for (key, asked, got) in [
-            ("pairs", limits.pairs, within.pairs),
             (
                 "pending_handshakes",
                 limits.pending_handshakes,
-                within.pending,
-            ),
-            (
-                "waiting_connections",
-                limits.waiting_connections,
-                within.waiting,
+                self.pending,
             ),
             (
                 "idle_data_channels",
                 limits.idle_data_channels,
-                within.idle_channels,
+                self.idle_channels,
             ),
         ] {
             if got < asked {
-                log::warn!(
-                    "the system allows {} open files, enough for limits.{key} of {got} instead of {asked}; raise it with `ulimit -n` or LimitNOFILE",
-                    descriptors.unwrap_or(0),
+                log::info!(
+                    "limits.{key} is {got} instead of {asked}, in proportion to the open files that the system allows"
                 );
             }
-        }
-        within
-    }
-
-    /// `clients` may be connected at once; idle channels and tunnels are limited for each of them.
-    fn of(descriptors: Option<u64>, limits: &Limits, clients: usize) -> Self {
-        let configured = Self {
-            pending: limits.pending_handshakes,
-            waiting: limits.waiting_connections,
-            idle_channels: limits.idle_data_channels,
-            pairs: limits.pairs,
-        };
-        let Some(all) = descriptors else {
-            return configured;
-        };
-        let all = usize::try_from(all).unwrap_or(usize::MAX);
-        let share = |limit: usize| limit.min(all / 8).max(1);
-        let (pending, waiting) = (share(configured.pending), share(configured.waiting));
-        let clients = clients.max(1);
-        let idle_channels = configured.idle_channels.min(all / 8 / clients).max(1);
-        let listeners = clients.saturating_mul(limits.tunnels_per_client.saturating_add(1));
-        let own = OWN.saturating_add(listeners).min(all / 8);
-        let left = all.saturating_sub(pending + waiting + idle_channels * clients + own);
-        Self {
-            pending,
-            waiting,
-            idle_channels,
-            pairs: configured.pairs.min(left / 2).max(1),
         }
     }
 }
@@ -86,24 +93,46 @@ impl Within {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{self, Overrides};
+    use minitcptunnel_common::config::Places;
+
+    fn config(clients: usize) -> Config {
+        let checked = config::check(
+            config::Raw::default(),
+            Places::default(),
+            &Overrides::default(),
+        );
+        Config {
+            max_clients: clients,
+            memory_budget: 256 * 1024 * 1024,
+            ..checked.expect("defaults are fine").config
+        }
+    }
 
     #[test]
     fn everything_fits_into_the_descriptors() {
-        let limits = Limits::default();
-        assert_eq!(Within::of(None, &limits, 1).pairs, limits.pairs);
-        assert_eq!(Within::of(Some(1 << 20), &limits, 1).pairs, limits.pairs);
-        for all in [64, 128, 256, 1024, 4096, 20_000] {
-            let w = Within::of(Some(all), &limits, 1);
-            let used = w.pending + w.waiting + w.idle_channels + 2 * w.pairs;
-            assert!(used as u64 <= all, "{all}: {w:?}");
-            let many = Within::of(Some(all), &limits, 10);
-            let used = many.pending + many.waiting + 10 * many.idle_channels + 2 * many.pairs;
-            assert!(used as u64 <= all.max(80), "{all}: {many:?}");
-            assert!(
-                w.pairs as u64 >= all / 8 || w.pairs == limits.pairs,
-                "{all}: {w:?}"
-            );
+        for clients in [1, 10] {
+            let config = config(clients);
+            for all in [64, 128, 256, 1024, 4096, 20_000, 1 << 20] {
+                let w = Within::new(Some(all), &config);
+                let used = w.pending + clients * w.idle_channels + 2 * w.pairs.pairs;
+                assert!(used as u64 <= all.max(80), "{all}: {w:?}");
+                assert!(w.waiting <= w.pairs.pairs, "{all}: {w:?}");
+                if clients == 1 {
+                    let fair = (all / 4).min(13_000);
+                    assert!(w.pairs.pairs as u64 >= fair, "{all}: {w:?}");
+                }
+            }
         }
-        assert_eq!(Within::of(Some(1024), &limits, 1).pairs, 256);
+    }
+
+    #[test]
+    fn the_limit_of_a_common_system_carries_what_it_can() {
+        let config = config(1);
+        assert!(Within::new(Some(20_000), &config).pairs.pairs >= 9500);
+        let all = Within::new(None, &config);
+        assert_eq!(all.pending, config.limits.pending_handshakes);
+        assert_eq!(all.idle_channels, config.limits.idle_data_channels);
+        assert!(all.pairs.to_string().contains("memory_budget"));
     }
 }

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use chacha20poly1305::aead::AeadInOut;
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit};
+use minitcptunnel_common::channel::ledger::Ledger;
 use minitcptunnel_common::channel::sealed::{Compression, End, sealed};
 use minitcptunnel_common::duplex::{Duplex, tcp};
 use minitcptunnel_common::metrics::Traffic;
@@ -352,6 +353,7 @@ fn relay(size: usize, time: Duration, seal: bool) -> io::Result<Figure> {
                 Vec::new(),
                 End::Fin,
                 Compression::Auto,
+                &Ledger::default(),
             )
         } else {
             tcp(stream)

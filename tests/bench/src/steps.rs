@@ -10,6 +10,7 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 
+use minitcptunnel_common::channel::ledger::Ledger;
 use minitcptunnel_common::channel::sealed::{Compression, End, sealed};
 use minitcptunnel_common::duplex::{Duplex, tcp};
 use minitcptunnel_common::identity::IdentityKey;
@@ -106,6 +107,7 @@ fn turn(size: usize, both: bool) -> io::Result<Step> {
             Vec::new(),
             End::Fin,
             Compression::Off,
+            &Ledger::default(),
         )
     };
     let (mut outer, mut inner) = (tcp(external)?, channel(left)?);

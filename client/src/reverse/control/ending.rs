@@ -155,6 +155,7 @@ impl ControlClient {
             from_service: now.from_service - self.before.from_service,
             live: now.live,
             total: now.total - self.before.total,
+            lz4: now.lz4 - self.before.lz4,
         }
     }
 }

@@ -23,9 +23,11 @@ impl ControlClient {
                 self.report.succeeded();
                 self.changed = true;
                 log::info!("Connected to {}", self.server.name());
+                self.begin_spares();
             }
             Notice::Capabilities(capabilities) => {
                 log::debug!("The server and this client both know {capabilities:?}");
+                self.begin_spares();
             }
             Notice::Status {
                 tunnel,
@@ -52,6 +54,12 @@ impl ControlClient {
         }
     }
 
+    fn begin_spares(&mut self) {
+        if let Phase::Session(session) = &mut self.phase {
+            session.begin_spares(&self.inbox, &self.proxy, self.tunnels.enabled());
+        }
+    }
+
     /// An external connection waits at the server.
     fn call(&mut self, tunnel: &TunnelId, conn: ConnId, visitor: Option<String>, now: Instant) {
         let Phase::Session(session) = &mut self.phase else {
@@ -60,7 +68,8 @@ impl ControlClient {
         let Some(link) = session.link(&self.inbox) else {
             return;
         };
-        let Some(target) = self.tunnels.target(tunnel).cloned() else {
+        session.missed_spare();
+        let Some(target) = self.tunnels.enabled().target(tunnel) else {
             self.store.refusals.add(Refusal::ByClient);
             log_limited!(
                 log::Level::Warn,
@@ -79,6 +88,7 @@ impl ControlClient {
             link,
             conn: conn.clone(),
             compression: target.compression,
+            ledger: self.proxy.ledger(&target),
         };
         let owner = session.number;
         self.proxy.serve(

@@ -234,13 +234,13 @@ fn a_close_withdraws_a_refused_tunnel_and_a_late_open() {
 #[test]
 fn only_enabled_tunnels_have_a_target() {
     let mut w = World::new();
-    assert!(w.manager.target(&id("web")).is_some());
-    assert!(w.manager.target(&id("off")).is_none());
-    assert!(w.manager.target(&id("nobody")).is_none());
+    assert!(w.manager.enabled().target(&id("web")).is_some());
+    assert!(w.manager.enabled().target(&id("off")).is_none());
+    assert!(w.manager.enabled().target(&id("nobody")).is_none());
     w.manager.open(&id("off"), w.now).unwrap();
-    assert!(w.manager.target(&id("off")).is_some());
+    assert!(w.manager.enabled().target(&id("off")).is_some());
     w.manager.close(&id("web")).unwrap();
-    assert!(w.manager.target(&id("web")).is_none());
+    assert!(w.manager.enabled().target(&id("web")).is_none());
 }
 
 #[test]

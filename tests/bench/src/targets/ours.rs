@@ -7,11 +7,6 @@ use super::{START, Setup, version as said_version};
 use crate::options::Options;
 use crate::process::Program;
 
-/// Enough for the largest number of held connections.
-const PAIRS: usize = 16_000;
-/// Descriptors kept for those count against the pairs; the visitors here are far fewer than the default.
-const PENDING: usize = 256;
-
 fn version(options: &Options) -> String {
     said_version(&options.bin_dir.join("minitcptunnel-server"), "--version")
 }
@@ -33,8 +28,7 @@ pub(crate) fn start(setup: &Setup<'_>) -> io::Result<(Vec<Program>, String)> {
   "identity_private_key_hex": {key},
   "tunnels": [
     {{ "id": "bench", "remote_port": {}, "local_host": "127.0.0.1", "local_port": {}, "auto_start": true }}
-  ],
-  "limits": {{ "pairs": {PAIRS} }}
+  ]
 }}
 "#,
             setup.public.port(),
@@ -59,8 +53,7 @@ pub(crate) fn start(setup: &Setup<'_>) -> io::Result<(Vec<Program>, String)> {
             r#"{{
   "bind": "127.0.0.1",
   "identity_key_file": "{}",
-  "allowed_clients_file": "{allowed}",
-  "limits": {{ "pairs": {PAIRS}, "pending_handshakes": {PENDING} }}
+  "allowed_clients_file": "{allowed}"
 }}
 "#,
             setup.path("server_identity_key.hex"),
