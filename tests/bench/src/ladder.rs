@@ -24,14 +24,11 @@ use chacha20poly1305::{ChaCha20Poly1305, KeyInit};
 use minitcptunnel_common::channel::ledger::Ledger;
 use minitcptunnel_common::channel::sealed::{Compression, End, sealed};
 use minitcptunnel_common::duplex::{Duplex, tcp};
-use minitcptunnel_common::identity::IdentityKey;
 use minitcptunnel_common::metrics::Traffic;
 use minitcptunnel_common::pool::Pool;
 use minitcptunnel_common::wire::CIPHERTEXT_MAX;
 use minitcptunnel_common::wire::MESSAGE_MAX;
-use minitcptunnel_common::wire::frame::{HEAD, Opener, Sealer, TAIL, frame_len};
-use minitcptunnel_common::wire::handshake::v1::{HelloReader, Initiator, Role, Seeds, respond};
-use minitcptunnel_common::wire::keys::DirectionKey;
+use minitcptunnel_common::wire::frame::{HEAD, TAIL, frame_len};
 use minitcptunnel_common::wire::message::Kind;
 
 use crate::load::Way;
@@ -41,6 +38,7 @@ use crate::report::grid;
 use crate::run::give_up_after;
 use crate::service::random_bytes;
 use crate::stats::{median, spread};
+use crate::steps::{Hellos, keys};
 use crate::targets;
 
 const SIZES: [usize; 4] = [1024, 16 * 1024, 64 * 1024, 256 * 1024];
@@ -57,46 +55,43 @@ type Layer<'a> = (
     Box<dyn Fn(usize, Duration) -> io::Result<Figure> + 'a>,
 );
 
+fn layer<'a>(
+    name: &'static str,
+    measure: impl Fn(usize, Duration) -> io::Result<Figure> + 'a,
+) -> Layer<'a> {
+    (name, Box::new(measure))
+}
+
 pub(crate) fn run(options: &Options) -> io::Result<()> {
     give_up_after(options.limit);
     let folder = Folder::new()?;
-    let tunnel = targets::ours(&folder, options)?;
-    let layers: [Layer<'_>; 8] = [
-        (
-            "AEAD: seal",
-            Box::new(|size, time| Ok(aead(size, time, true, false))),
-        ),
-        (
-            "AEAD: seal + open",
-            Box::new(|size, time| Ok(aead(size, time, true, true))),
-        ),
-        ("+ frame", Box::new(frame)),
-        ("+ socket", Box::new(|size, time| socket(size, time, true))),
-        ("+ relay", Box::new(|size, time| relay(size, time, true))),
-        (
-            "whole tunnel",
-            Box::new(|size, time| {
-                let pids = tunnel.pids();
-                let bulk = tunnel
-                    .visitor
-                    .bulk(Way::ToService, 1, size, time / 4, time, &|| {
-                        process::used(&pids)
-                    })?;
-                Ok(Figure {
-                    rate: bulk.rate * 1e6,
-                    cpu: bulk.per_gib.cpu,
-                })
-            }),
-        ),
-        (
-            "plain socket",
-            Box::new(|size, time| socket(size, time, false)),
-        ),
-        (
-            "plain relay",
-            Box::new(|size, time| relay(size, time, false)),
-        ),
+    let tunnel;
+    let mut layers = vec![
+        layer("AEAD: seal", |size, time| Ok(aead(size, time, false))),
+        layer("AEAD: seal + open", |size, time| Ok(aead(size, time, true))),
+        layer("+ frame", frame),
     ];
+    if options.ciphers {
+        layers.push(layer("orion: seal + open", orion));
+    } else {
+        tunnel = targets::ours(&folder, options)?;
+        let whole = |size, time: Duration| {
+            let pids = tunnel.pids();
+            let used = || process::used(&pids);
+            let bulk = (tunnel.visitor).bulk(Way::ToService, 1, size, time / 4, time, &used)?;
+            Ok(Figure {
+                rate: bulk.rate * 1e6,
+                cpu: bulk.per_gib.cpu,
+            })
+        };
+        layers.extend([
+            layer("+ socket", |size, time| socket(size, time, true)),
+            layer("+ relay", |size, time| relay(size, time, true)),
+            layer("whole tunnel", whole),
+            layer("plain socket", |size, time| socket(size, time, false)),
+            layer("plain relay", |size, time| relay(size, time, false)),
+        ]);
+    }
     // Interleaved, so that what else the machine does strikes all alike.
     let mut samples = vec![vec![(Vec::new(), Vec::new()); SIZES.len()]; layers.len()];
     for round in 1..=options.rounds {
@@ -127,6 +122,11 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
         }
         lines.push(line);
     }
+    if options.ciphers {
+        println!("\nThe size is that of a frame.\n");
+        grid(&lines);
+        return Ok(());
+    }
     println!(
         "\nThe size is that of a frame for AEAD, frame and socket, that of the visitor's writes above.\n"
     );
@@ -137,40 +137,19 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
 
 /// The arithmetic of one data channel's hellos, in microseconds.
 fn handshake(rounds: usize) {
-    let (client, server) = (
-        IdentityKey::from_seed(&[1; 32]),
-        IdentityKey::from_seed(&[2; 32]),
-    );
-    let seeds = |n| Seeds {
-        ephemeral: [n; 32],
-        nonce: [n; 12],
-    };
-    let read = |from, wire: &[u8]| {
-        let mut reader = HelloReader::new(from);
-        let mut hello = None;
-        let mut at = 0;
-        while hello.is_none() {
-            let room = reader.room();
-            let n = room.len().min(wire.len() - at);
-            room[..n].copy_from_slice(&wire[at..at + n]);
-            at += n;
-            hello = reader.advance(n).expect("our own hello");
-        }
-        hello.expect("the loop ends with one")
-    };
+    let hellos = Hellos::new();
     let mut parts = [const { Vec::new() }; 3];
     for _ in 0..rounds * 200 {
         let start = Instant::now();
-        let (initiator, hello) = Initiator::new(client.signing_key(), &seeds(3));
-        parts[0].push(start.elapsed().as_secs_f64() * 1e6);
-        let hello = read(Role::Client, &hello);
-        let start = Instant::now();
-        let (answer, _) = respond(server.signing_key(), &hello, &seeds(4)).expect("a good hello");
-        parts[1].push(start.elapsed().as_secs_f64() * 1e6);
-        let answer = read(Role::Server, &answer);
-        let start = Instant::now();
-        initiator.finish(&answer, None).expect("a good answer");
-        parts[2].push(start.elapsed().as_secs_f64() * 1e6);
+        let (initiator, hello) = hellos.begin();
+        let begun = Instant::now();
+        let answer = hellos.answer(&hello);
+        let answered = Instant::now();
+        Hellos::finish(initiator, &answer);
+        let ends = [begun - start, answered - begun, answered.elapsed()];
+        for (part, time) in parts.iter_mut().zip(ends) {
+            part.push(time.as_secs_f64() * 1e6);
+        }
     }
     let [begin, answer, end] = parts.map(|times| median(&times));
     println!(
@@ -204,31 +183,46 @@ fn repeat(size: usize, time: Duration, mut step: impl FnMut()) -> Figure {
     }
 }
 
-fn aead(size: usize, time: Duration, seal: bool, open: bool) -> Figure {
-    let cipher = ChaCha20Poly1305::new(&[7; 32].into());
-    let mut buffer = random_bytes(size);
-    let mut nonce = [0u8; 12];
+/// Nonces that never come twice.
+fn nonces() -> impl FnMut() -> [u8; 12] {
     let mut counter = 0u64;
+    move || {
+        counter += 1;
+        let mut nonce = [0; 12];
+        nonce[4..].copy_from_slice(&counter.to_be_bytes());
+        nonce
+    }
+}
+
+fn aead(size: usize, time: Duration, open: bool) -> Figure {
+    let cipher = ChaCha20Poly1305::new(&[7; 32].into());
+    let (mut buffer, mut nonces) = (random_bytes(size), nonces());
     // Half the time is plenty: nothing here waits.
     repeat(size, time / 2, || {
-        counter += 1;
-        nonce[4..].copy_from_slice(&counter.to_be_bytes());
-        if seal {
-            let tag = cipher
-                .encrypt_inout_detached(&nonce.into(), &[], buffer.as_mut_slice().into())
-                .expect("short enough");
-            if open {
-                cipher
-                    .decrypt_inout_detached(&nonce.into(), &[], buffer.as_mut_slice().into(), &tag)
-                    .expect("what was sealed opens");
-            }
+        let nonce = nonces().into();
+        let tag = cipher
+            .encrypt_inout_detached(&nonce, &[], buffer.as_mut_slice().into())
+            .expect("short enough");
+        if open {
+            cipher
+                .decrypt_inout_detached(&nonce, &[], buffer.as_mut_slice().into(), &tag)
+                .expect("what was sealed opens");
         }
     })
 }
 
-fn keys() -> (Sealer, Opener) {
-    let key = || DirectionKey::from_parts([7; 32], [1, 2, 3, 4]);
-    (Sealer::new(&key()), Opener::new(&key()))
+/// The other implementation among our dependencies, which has no code for any instruction set.
+fn orion(size: usize, time: Duration) -> io::Result<Figure> {
+    use orion::hazardous::aead::chacha20poly1305::{ChaCha20Poly1305, Nonce, SecretKey};
+    let key = SecretKey::from([7; 32]);
+    let (mut buffer, mut nonces) = (random_bytes(size), nonces());
+    Ok(repeat(size, time / 2, || {
+        let nonce = Nonce::from(nonces());
+        let tag = ChaCha20Poly1305::seal_inplace(&key, &nonce, None, &mut buffer);
+        let tag = tag.expect("short enough");
+        ChaCha20Poly1305::open_inplace(&key, &nonce, &tag, None, &mut buffer)
+            .expect("what was sealed opens");
+    }))
 }
 
 fn frame(size: usize, time: Duration) -> io::Result<Figure> {
@@ -245,7 +239,7 @@ fn frame(size: usize, time: Duration) -> io::Result<Figure> {
     }))
 }
 
-fn connected() -> io::Result<(TcpStream, TcpStream)> {
+pub(crate) fn connected() -> io::Result<(TcpStream, TcpStream)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let near = TcpStream::connect(listener.local_addr()?)?;
     let far = listener.accept()?.0;

@@ -6,6 +6,7 @@
 //!       ├─ process   CPU seconds, PSS, threads of the tunnel's programs, from /proc
 //!       └─ report    medians with spread, ratios, JSON
 //!  ladder            our own layers, one upon the other
+//!  count ── steps    instructions of the per-frame path, under valgrind
 //! ```
 //!
 //! Linux only: the figures of the programs come from `/proc`.
@@ -16,6 +17,7 @@
     reason = "a program for the terminal"
 )]
 
+mod count;
 mod ladder;
 mod load;
 mod options;
@@ -24,6 +26,7 @@ mod report;
 mod run;
 mod service;
 mod stats;
+mod steps;
 mod targets;
 
 use std::process::ExitCode;
@@ -36,6 +39,10 @@ fn main() -> ExitCode {
     if arguments.next_if_eq("service").is_some() {
         return told(service::run());
     }
+    // Nor this: what is run under an instruction counter.
+    if arguments.next_if_eq("loop").is_some() {
+        return told(steps::run(arguments));
+    }
     match Options::parse(arguments) {
         Ok(Command::Help) => {
             print!("{}", options::HELP);
@@ -43,6 +50,7 @@ fn main() -> ExitCode {
         }
         Ok(Command::Run(options)) => told(run::run(&options)),
         Ok(Command::Ladder(options)) => told(ladder::run(&options)),
+        Ok(Command::Count(save)) => told(count::run(save)),
         Err(e) => {
             eprintln!("bench: {e}; try --help");
             ExitCode::from(2)

@@ -8,6 +8,8 @@ Measures MiniTCPTunnel beside the direct path and its peers, on loopback.
 
   scripts/bench [OPTIONS]          the table
   scripts/bench --ladder [OPTIONS] our own layers instead: AEAD, + frame, + socket, + relay, whole tunnel
+  scripts/bench --ciphers [OPTIONS] of these only the AEAD and + frame, beside orion's
+  scripts/bench --count [--save]   instructions of the per-frame path, held against tests/bench/counts.txt (needs valgrind)
 
   --quick           under two minutes: short windows, two rounds, 1,000 held connections
   --full            also 9,500 held connections
@@ -38,6 +40,8 @@ pub(crate) struct Options {
     /// How many connections are held open.
     pub(crate) held: Vec<usize>,
     pub(crate) only: Vec<String>,
+    /// Of the ladder only what has no socket.
+    pub(crate) ciphers: bool,
     pub(crate) json: Option<PathBuf>,
     pub(crate) bin_dir: PathBuf,
     /// When something must have gone wrong.
@@ -48,11 +52,14 @@ pub(crate) enum Command {
     Help,
     Run(Options),
     Ladder(Options),
+    /// Whether to make what is counted the new baseline.
+    Count(bool),
 }
 
 impl Options {
     pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, String> {
         let (mut quick, mut full, mut ladder, mut held) = (false, false, false, true);
+        let (mut ciphers, mut count, mut save) = (false, false, false);
         let (mut rounds, mut seconds, mut json, mut bin_dir) = (None, None, None, None);
         let mut only = Vec::new();
         while let Some(argument) = arguments.next() {
@@ -66,6 +73,9 @@ impl Options {
                 "--quick" => quick = true,
                 "--full" => full = true,
                 "--ladder" => ladder = true,
+                "--ciphers" => (ladder, ciphers) = (true, true),
+                "--count" => count = true,
+                "--save" => save = true,
                 "--no-held" => held = false,
                 "--rounds" => rounds = Some(number(&value()?, 1.0, 1000.0)? as usize),
                 "--seconds" => seconds = Some(number(&value()?, 0.05, 60.0)?),
@@ -74,6 +84,9 @@ impl Options {
                 "--only" => only.extend(value()?.split(',').map(str::to_owned)),
                 other => return Err(format!("unknown option '{other}'")),
             }
+        }
+        if count {
+            return Ok(Command::Count(save));
         }
         let rounds = rounds.unwrap_or(if quick { 2 } else { 5 });
         let seconds = seconds.unwrap_or(if quick { 0.5 } else { 1.5 });
@@ -93,6 +106,7 @@ impl Options {
             connections: if quick { 200 } else { 1000 },
             held: levels,
             only,
+            ciphers,
             json,
             bin_dir: bin_dir
                 .or_else(|| Some(std::env::current_exe().ok()?.parent()?.to_owned()))
