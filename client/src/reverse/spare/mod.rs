@@ -121,8 +121,8 @@ impl Spares {
         let plan = Plan::new(
             server.spares.keep.into(),
             server.spares.max.into(),
-            server.timeouts.backoff_min,
-            server.timeouts.backoff_max,
+            parts.agreed,
+            (server.timeouts.backoff_min, server.timeouts.backoff_max),
         );
         Arc::new(Self {
             state: Mutex::new(State {
@@ -220,7 +220,8 @@ impl Spares {
                 opener,
                 rest,
             } = recovered;
-            this.enter((socket, sealer, opener, rest), Plan::returned);
+            let back = |plan: &mut Plan| plan.returned(Instant::now());
+            this.enter((socket, sealer, opener, rest), back);
         })
     }
 
@@ -277,10 +278,11 @@ impl Spares {
         if state.waiting.remove(&id).is_none() {
             return;
         }
+        let before = state.plan.due();
         count(&mut state.plan);
-        let waits = state.plan.due().is_some();
+        let after = state.plan.due();
         drop(state);
-        if waits {
+        if after.is_some() && after != before {
             self.wake();
         }
     }
@@ -294,7 +296,7 @@ impl Spares {
                 conn,
                 visitor,
             } => {
-                self.leave(spare.place.id, Plan::taken);
+                self.leave(spare.place.id, |plan| plan.taken(Instant::now()));
                 self.fill();
                 self.serve(spare, &tunnel, conn, visitor);
             }
@@ -417,7 +419,7 @@ impl Spares {
                 break None;
             };
             if is_silent(&channel.stream) {
-                state.plan.taken();
+                state.plan.taken(now);
                 break Some(channel);
             }
             state.plan.closed(now, random());

@@ -6,6 +6,9 @@
 //!
 //!  target:  keep ── a visitor found none: double ──> max      heartbeat without that: halfway back
 //! ```
+//!
+//! Most visitors do not stay, and their channels serve again: one that was taken a moment ago counts
+//! as if it were back, so that a crowd of short visits opens no channels but those that it needs at once.
 
 use std::time::{Duration, Instant};
 
@@ -17,10 +20,15 @@ const OPENING_MAX: usize = 4;
 /// first of them is on its way, and what was dialled for the others will be spare when they have gone.
 const CROWD: Duration = Duration::from_millis(50);
 
+/// Performance: how long a channel in use counts as one that is about to be idle, at least.
+const SOON: Duration = Duration::from_millis(100);
+
 /// The decisions.
 pub(super) struct Plan {
     keep: usize,
     max: usize,
+    /// Whether channels serve again.
+    reuse: bool,
     /// As many are to be idle, or on the way to it.
     target: usize,
     idle: usize,
@@ -31,14 +39,27 @@ pub(super) struct Plan {
     wanting: bool,
     backoff: Backoff,
     retry_at: Option<Instant>,
+    /// How many visitors came in this [`SOON`] and in the one before, but for those who have gone.
+    recent: [usize; 2],
+    /// When this one began.
+    since: Option<Instant>,
+    /// When to see who has stayed.
+    check_at: Option<Instant>,
 }
 
 impl Plan {
     /// Keeps `keep` ready and at most `max`; waits between `wait_min` and `wait_max` after a failure.
-    pub(super) fn new(keep: usize, max: usize, wait_min: Duration, wait_max: Duration) -> Self {
+    /// `reuse`: a channel serves again when its visitor has gone.
+    pub(super) fn new(
+        keep: usize,
+        max: usize,
+        reuse: bool,
+        (wait_min, wait_max): (Duration, Duration),
+    ) -> Self {
         Self {
             keep,
             max: max.max(keep),
+            reuse,
             target: keep,
             idle: 0,
             opening: 0,
@@ -46,12 +67,38 @@ impl Plan {
             wanting: false,
             backoff: Backoff::new(wait_min, wait_max, Jitter::Equal),
             retry_at: None,
+            recent: [0; 2],
+            since: None,
+            check_at: None,
         }
     }
 
+    /// Without those who may be back in a moment.
+    fn short(&self) -> usize {
+        self.target.saturating_sub(self.idle + self.opening)
+    }
+
     fn missing(&self) -> usize {
-        let missing = self.target.saturating_sub(self.idle + self.opening);
+        let missing = self.short().saturating_sub(self.recent.iter().sum());
         missing.min(OPENING_MAX.saturating_sub(self.opening))
+    }
+
+    fn turn(&mut self, now: Instant) {
+        let since = *self.since.get_or_insert(now);
+        let passed = now.saturating_duration_since(since);
+        if passed >= SOON {
+            let last = if passed < 2 * SOON { self.recent[0] } else { 0 };
+            self.recent = [0, last];
+            self.since = Some(now);
+        }
+    }
+
+    fn came(&mut self, now: Instant) {
+        self.turn(now);
+        if self.reuse {
+            self.recent[0] += 1;
+            self.check_at.get_or_insert(now + 2 * SOON);
+        }
     }
 
     /// How many to begin to open now. They count as begun.
@@ -60,14 +107,21 @@ impl Plan {
             return 0;
         }
         self.retry_at = None;
+        self.turn(now);
+        if self.check_at.is_some_and(|at| at <= now) {
+            self.check_at = None;
+        }
         let missing = self.missing();
         self.opening += missing;
+        if self.short() > 0 && self.recent != [0; 2] {
+            self.check_at.get_or_insert(now + 2 * SOON);
+        }
         missing
     }
 
     /// When [`open`](Self::open) is worth asking again, if waiting is all there is to do.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.retry_at.filter(|_| self.missing() > 0)
+        self.retry_at.filter(|_| self.short() > 0).or(self.check_at)
     }
 
     /// One of those that were begun is idle.
@@ -90,14 +144,19 @@ impl Plan {
     }
 
     /// An idle one serves a visitor: what we do works.
-    pub(super) fn taken(&mut self) {
+    pub(super) fn taken(&mut self, now: Instant) {
+        self.came(now);
         self.idle -= 1;
         self.backoff.reset();
         self.retry_at = None;
     }
 
     /// One that served, or was dialled for a visitor, is idle.
-    pub(super) fn returned(&mut self) {
+    pub(super) fn returned(&mut self, now: Instant) {
+        self.turn(now);
+        if let Some(recent) = self.recent.iter_mut().rev().find(|recent| **recent > 0) {
+            *recent -= 1;
+        }
         self.idle += 1;
     }
 
@@ -119,6 +178,7 @@ impl Plan {
 
     /// A visitor found none.
     pub(super) fn missed(&mut self, now: Instant) {
+        self.came(now);
         self.wanting = true;
         if self
             .raised
@@ -167,9 +227,13 @@ mod tests {
     use Step::*;
 
     fn run(name: &str, keep: usize, max: usize, steps: &[Step]) {
+        run_with(false, name, keep, max, steps);
+    }
+
+    fn run_with(reuse: bool, name: &str, keep: usize, max: usize, steps: &[Step]) {
         let start = Instant::now();
         let (min, most) = (Duration::from_millis(1000), Duration::from_millis(8000));
-        let mut plan = Plan::new(keep, max, min, most);
+        let mut plan = Plan::new(keep, max, reuse, (min, most));
         let mut now = start;
         // With these bits the wait is the ceiling itself: 2, 4, 8, 8 s.
         let random = u64::MAX;
@@ -179,8 +243,8 @@ mod tests {
                 At(ms) => now = start + Duration::from_millis(ms),
                 Opened => plan.opened(),
                 Failed => plan.failed(now, random),
-                Taken => plan.taken(),
-                Returned => plan.returned(),
+                Taken => plan.taken(now),
+                Returned => plan.returned(now),
                 Closed => plan.closed(now, random),
                 Missed => plan.missed(now),
                 Beat => plan.beat(),
@@ -227,6 +291,81 @@ mod tests {
                 Taken,
                 Opens(0),
                 Returned,
+                Surplus(1),
+            ],
+        );
+    }
+
+    #[test]
+    fn short_visits_open_no_channels() {
+        run_with(
+            true,
+            "one after the other",
+            2,
+            64,
+            &[
+                Opens(2),
+                Opened,
+                Opened,
+                Due(None),
+                Taken,
+                Opens(0),
+                Due(Some(200)),
+                At(10),
+                Returned,
+                Opens(0),
+                At(20),
+                Taken,
+                Returned,
+                At(200),
+                Opens(0),
+                Due(None),
+            ],
+        );
+        run_with(
+            true,
+            "two who stay are replaced",
+            2,
+            64,
+            &[
+                Opens(2),
+                Opened,
+                Opened,
+                Taken,
+                At(30),
+                Taken,
+                At(99),
+                Opens(0),
+                At(150),
+                Opens(0),
+                Due(Some(200)),
+                At(250),
+                Opens(2),
+                Due(None),
+            ],
+        );
+        run_with(
+            true,
+            "a crowd beyond the spares: what was dialled for it will do",
+            2,
+            64,
+            &[
+                Opens(2),
+                Opened,
+                Opened,
+                Taken,
+                Taken,
+                Missed,
+                Missed,
+                Missed,
+                Opens(0),
+                At(50),
+                Returned,
+                Returned,
+                Returned,
+                Returned,
+                Returned,
+                Opens(0),
                 Surplus(1),
             ],
         );
