@@ -54,6 +54,11 @@ pub trait Source: BufRead + Send {
     /// Whether reads wait for [`REST_AFTER`], as they do at first, or only take what is there.
     fn set_wait(&mut self, _wait: Wait) {}
 
+    /// Whether what comes next is too much to be worked on in passing.
+    fn is_heavy(&self) -> bool {
+        false
+    }
+
     /// Gives buffers back and names the socket whose readiness is worth waiting for; `None` while
     /// plaintext or part of a frame is in hand, or when there is no such socket.
     fn rest(&mut self) -> Option<Arc<Socket>> {
@@ -67,10 +72,10 @@ pub trait Source: BufRead + Send {
     }
 }
 
-/// How long a read may take.
+/// How long a read or a write may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Wait {
-    /// Until something comes, or [`REST_AFTER`] has passed.
+    /// A read: until something comes, or [`REST_AFTER`] has passed. A write: until all is taken.
     #[default]
     Patient,
     /// Not at all. Where the system cannot do that for one call, as `Patient`.
@@ -100,6 +105,11 @@ impl Fault {
 
 /// Where plaintext goes.
 pub trait Sink: Send {
+    /// Whether [`take_from`](Self::take_from) waits for the peer, as it does at first. With `Never` it
+    /// may move less than a read gives, or keep the end of what it took for its next call, and says
+    /// `WouldBlock` for the sink when it can take nothing.
+    fn set_wait(&mut self, _wait: Wait) {}
+
     /// Whether a few KiB would be taken now without waiting. `false` where nobody can tell.
     fn is_ready(&self) -> bool {
         false
@@ -109,7 +119,8 @@ pub trait Sink: Send {
     /// at its end and nothing was sent.
     fn take_from(&mut self, source: &mut dyn Source) -> Result<usize, Fault>;
 
-    /// Announces the end of our direction (clause 2).
+    /// Announces the end of our direction (clause 2). With [`Wait::Never`] it may say `WouldBlock`, and
+    /// has not announced it then.
     fn finish(&mut self) -> io::Result<()>;
 
     /// Stops listening to the peer after [`finish`](Self::finish): nobody is left to hear it. The
@@ -264,6 +275,32 @@ impl Socket {
         Ok(())
     }
 
+    /// Writes everything, or with [`Wait::Never`] what the system takes at once, if only nothing.
+    pub(crate) fn send(&self, bytes: &[u8], wait: Wait) -> io::Result<usize> {
+        if wait == Wait::Patient {
+            return self.write_all(bytes).map(|()| bytes.len());
+        }
+        self.check()?;
+        match self.write_now(bytes) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            other => other,
+        }
+    }
+
+    #[cfg(unix)]
+    fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        use rustix::net::{SendFlags, send};
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        Ok(send(&self.stream, bytes, flags)?)
+    }
+
+    /// Nobody asks here: no sink is ever ready.
+    #[cfg(not(unix))]
+    #[allow(clippy::unused_self)]
+    fn write_now(&self, _bytes: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
     /// Sends a FIN; the other direction stays open. Refused under the mark.
     pub fn shutdown_write(&self) -> io::Result<()> {
         self.check()?;
@@ -334,6 +371,7 @@ pub fn tcp(stream: TcpStream) -> io::Result<Duplex> {
         }),
         sink: Box::new(TcpSink {
             socket: socket.clone(),
+            wait: Wait::default(),
         }),
         abort: socket,
     })
@@ -391,17 +429,27 @@ impl Source for TcpSource {
 
 struct TcpSink {
     socket: Arc<Socket>,
+    wait: Wait,
 }
 
 impl Sink for TcpSink {
+    fn set_wait(&mut self, wait: Wait) {
+        self.wait = wait;
+    }
+
     fn is_ready(&self) -> bool {
         self.socket.is_writable()
     }
 
     fn take_from(&mut self, source: &mut dyn Source) -> Result<usize, Fault> {
         let bytes = source.fill_buf().map_err(Fault::Source)?;
-        let n = bytes.len();
-        self.socket.write_all(bytes).map_err(Fault::Sink)?;
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        let n = self.socket.send(bytes, self.wait).map_err(Fault::Sink)?;
+        if n == 0 {
+            return Err(Fault::Sink(io::ErrorKind::WouldBlock.into()));
+        }
         source.consume(n);
         Ok(n)
     }

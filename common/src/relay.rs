@@ -12,6 +12,7 @@
 
 use std::fmt;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -175,6 +176,8 @@ enum Turn {
     /// So many bytes.
     Moved(usize),
     Silent,
+    /// The sink takes nothing now.
+    Full,
     Over,
 }
 
@@ -188,6 +191,8 @@ pub(crate) struct Pump {
     source: Box<dyn Source>,
     sink: Box<dyn Sink>,
     direction: Direction,
+    /// The source has ended, and the sink may not have announced it yet.
+    ended: bool,
     pair: Arc<Pair>,
 }
 
@@ -213,12 +218,14 @@ pub(crate) fn join(
         source: external.source,
         sink: service.sink,
         direction: Direction::ToService,
+        ended: false,
         pair: pair.clone(),
     };
     let from_service = Pump {
         source: service.source,
         sink: external.sink,
         direction: Direction::FromService,
+        ended: false,
         pair: pair.clone(),
     };
     (pair, [to_service, from_service])
@@ -227,10 +234,10 @@ pub(crate) fn join(
 impl Pump {
     /// Moves bytes until the direction ends, fails or falls silent.
     pub(crate) fn run(mut self) -> Outcome {
-        self.source.set_wait(Wait::Patient);
+        self.set_wait(Wait::Patient);
         loop {
             match self.turn() {
-                Turn::Moved(_) => {}
+                Turn::Moved(_) | Turn::Full => {}
                 Turn::Over => return Outcome::Over,
                 Turn::Silent => {
                     if let Some(socket) = self.rest() {
@@ -242,8 +249,8 @@ impl Pump {
     }
 
     /// Moves what is there, if that is little, without waiting for either end.
-    pub(crate) fn nudge(&mut self) -> Nudged {
-        self.source.set_wait(Wait::Never);
+    fn nudge(&mut self) -> Nudged {
+        self.set_wait(Wait::Never);
         let mut moved = 0;
         for _ in 0..NUDGE_TURNS {
             if moved > NUDGE_BYTES || !self.sink.is_ready() {
@@ -252,6 +259,8 @@ impl Pump {
             match self.turn() {
                 Turn::Moved(n) => moved += n,
                 Turn::Over => return Nudged::Over,
+                Turn::Full => return Nudged::Busy,
+                Turn::Silent if self.source.is_heavy() => return Nudged::Busy,
                 Turn::Silent => {
                     // Part of a frame stays in hand, where it is.
                     let _ = self.rest();
@@ -262,6 +271,20 @@ impl Pump {
         Nudged::Busy
     }
 
+    /// As [`nudge`](Self::nudge), for a thread that serves others too: a panic is this pair's end, not
+    /// theirs.
+    pub(crate) fn nudge_caught(&mut self) -> Nudged {
+        catch_unwind(AssertUnwindSafe(|| self.nudge())).unwrap_or_else(|_| {
+            self.abort();
+            Nudged::Over
+        })
+    }
+
+    fn set_wait(&mut self, wait: Wait) {
+        self.source.set_wait(wait);
+        self.sink.set_wait(wait);
+    }
+
     /// Gives the buffers back and names the socket to wait for, unless something is in hand.
     pub(crate) fn rest(&mut self) -> Option<Arc<Socket>> {
         let socket = self.source.rest()?;
@@ -270,10 +293,14 @@ impl Pump {
     }
 
     fn turn(&mut self) -> Turn {
+        if self.ended {
+            return self.end();
+        }
         match self.sink.take_from(&mut *self.source) {
             Ok(0) => {
-                self.end();
-                Turn::Over
+                self.ended = true;
+                self.pair.verdict().first.get_or_insert(self.from());
+                self.end()
             }
             Ok(n) => {
                 self.pair.moved[self.direction as usize].fetch_add(n as u64, Ordering::Relaxed);
@@ -281,6 +308,7 @@ impl Pump {
                 Turn::Moved(n)
             }
             Err(Fault::Source(e)) if e.kind() == io::ErrorKind::WouldBlock => Turn::Silent,
+            Err(Fault::Sink(e)) if e.kind() == io::ErrorKind::WouldBlock => Turn::Full,
             Err(fault) => {
                 self.fail(&fault);
                 Turn::Over
@@ -289,13 +317,14 @@ impl Pump {
     }
 
     /// The source has ended as its peer meant.
-    fn end(&mut self) {
-        self.pair.verdict().first.get_or_insert(self.from());
-        if let Err(e) = self.sink.finish() {
-            self.fail(&Fault::Sink(e));
-        } else if self.source.ends_both() {
-            self.sink.hang_up();
+    fn end(&mut self) -> Turn {
+        match self.sink.finish() {
+            Ok(()) if self.source.ends_both() => self.sink.hang_up(),
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Turn::Full,
+            Err(e) => self.fail(&Fault::Sink(e)),
         }
+        Turn::Over
     }
 
     /// The side that this direction comes from.

@@ -84,19 +84,22 @@ impl Policy {
         self.slowness = (7 * self.slowness + per_kib) / 8;
     }
 
-    /// Sends so many bytes and learns from it.
+    /// Sends so many bytes and learns from it, unless the system took only some of them: then it
+    /// did not wait, and the time says nothing.
     pub(super) fn timed(
         &mut self,
         bytes: usize,
-        send: impl FnOnce() -> io::Result<()>,
-    ) -> io::Result<()> {
+        send: impl FnOnce() -> io::Result<usize>,
+    ) -> io::Result<usize> {
         if self.mode != Compression::Auto {
             return send();
         }
         let start = Instant::now();
-        send()?;
-        self.sent(bytes, start.elapsed());
-        Ok(())
+        let n = send()?;
+        if n == bytes {
+            self.sent(bytes, start.elapsed());
+        }
+        Ok(n)
     }
 }
 

@@ -14,36 +14,30 @@ use std::net::TcpStream;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use super::ledger::Ledger;
-use super::policy::Policy;
 use super::reuse::{OnReuse, Recovered, Slot};
 use crate::budget::{self, Grant, Want};
-use crate::duplex::{Duplex, Fault, Sink, Socket, Source, Wait};
-use crate::metrics::Traffic;
+use crate::duplex::{Duplex, Socket, Source, Wait};
 use crate::wire::compress::ContainerError;
 use crate::wire::frame::{self, FIN, FrameError, HEAD, Opened, Opener, Sealer, TAIL};
 use crate::wire::message::Kind;
 use crate::wire::{CIPHERTEXT_MAX, DATA_PAYLOAD_MAX, LEN_LEN, MESSAGE_HEAD, MESSAGE_MAX};
 
-/// Performance: the payload rooms of a sink, in bytes; a read that fills one earns the next, so that
-/// a terminal session does not hold what a download needs.
-const ROOMS: [usize; 3] = [4 * 1024, 16 * 1024, DATA_PAYLOAD_MAX];
 /// Performance: the least a source asks the socket for, in bytes, so that small frames come many to
 /// a read.
 const READ_MIN: usize = 16 * 1024;
 /// Safety: the most that a source makes room for before the bytes are there; frames of ours fit.
 const READ_MAX: usize = LEN_LEN + HEAD + DATA_PAYLOAD_MAX + TAIL;
+/// Safety: how many frames and reads without a byte of plaintext are worked on in passing.
+const STEPS_MAX: usize = 32;
 /// Performance: the spare buffer that is kept for the next frame, in bytes; frames of ours fit.
 const SPARE_KEPT: usize = 256 * 1024;
-/// Semantics (PROTOCOL.md 9): how long the other direction must be silent before an original is
-/// told that ours has ended.
-const ORIGINAL_SILENCE: Duration = Duration::from_secs(5);
-/// How often that silence is looked at.
-const SILENCE_SLICE: Duration = Duration::from_millis(100);
+
+mod sink;
 
 pub use super::policy::Compression;
+use sink::SealedSink;
 
 /// How the end of a direction is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,6 +99,7 @@ fn make(
         source: Box::new(SealedSource {
             socket: socket.clone(),
             wait: Wait::default(),
+            heavy: false,
             opener: Some(opener),
             buffer: rest,
             start: 0,
@@ -119,19 +114,15 @@ fn make(
             other: other.clone(),
             slot: slot.clone(),
         }),
-        sink: Box::new(SealedSink {
-            socket: socket.clone(),
-            sealer: Some(sealer),
-            buffer: Vec::new(),
-            packed: Vec::new(),
-            memory: ledger.budget.half(budget::SINK),
-            traffic: ledger.traffic.clone(),
-            policy: Policy::new(compression),
-            rule: end,
+        sink: Box::new(SealedSink::new(
+            socket.clone(),
+            sealer,
+            end,
             other,
-            finished: false,
+            compression,
             slot,
-        }),
+            ledger,
+        )),
         abort: socket,
     }
 }
@@ -157,6 +148,8 @@ enum Plain {
 struct SealedSource {
     socket: Arc<Socket>,
     wait: Wait,
+    /// What comes is too much to be worked on in passing.
+    heavy: bool,
     /// Taken only when the source is dropped.
     opener: Option<Opener>,
     /// Received bytes; `start..end` are frames not yet opened.
@@ -305,6 +298,10 @@ impl SealedSource {
         // Exactly up to behind the next frame's length field, guessed while the frame's own is not there,
         // or a batch of small frames: either way little is left over to be moved to the front.
         let frame = frame::frame_len(&self.buffer[..pending], CIPHERTEXT_MAX).map_err(damage)?;
+        if self.wait == Wait::Never && frame.is_some_and(|len| len > READ_MAX) {
+            self.heavy = true;
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let wanted = (frame.unwrap_or(self.usual) + 2 * LEN_LEN).max(READ_MIN);
         // A length alone claims no more than our own largest frame; room for more has to be earned by
         // bytes that have come.
@@ -353,10 +350,17 @@ impl Read for SealedSource {
 
 impl BufRead for SealedSource {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let mut steps = 0;
         while self.plain().is_empty() && !self.ended {
             if let Some(kind) = self.failed {
                 return Err(kind.into());
             }
+            // Empty frames could keep us here for as long as somebody sends them.
+            if self.wait == Wait::Never && steps == STEPS_MAX {
+                self.heavy = true;
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            steps += 1;
             self.plain = Plain::None;
             if let Err(e) = self.advance() {
                 if e.kind() != io::ErrorKind::WouldBlock {
@@ -389,6 +393,11 @@ impl BufRead for SealedSource {
 impl Source for SealedSource {
     fn set_wait(&mut self, wait: Wait) {
         self.wait = wait;
+        self.heavy = false;
+    }
+
+    fn is_heavy(&self) -> bool {
+        self.heavy
     }
 
     fn rest(&mut self) -> Option<Arc<Socket>> {
@@ -414,152 +423,6 @@ impl Drop for SealedSource {
         {
             let rest = self.buffer[self.start..self.end].to_vec();
             slot.source_left(&self.socket, opener, rest);
-        }
-    }
-}
-
-struct SealedSink {
-    socket: Arc<Socket>,
-    /// Taken only when the sink is dropped.
-    sealer: Option<Sealer>,
-    buffer: Vec<u8>,
-    packed: Vec<u8>,
-    /// For both buffers.
-    memory: Grant,
-    traffic: Arc<Traffic>,
-    policy: Policy,
-    rule: End,
-    other: Arc<Other>,
-    /// FIN has been sent.
-    finished: bool,
-    slot: Option<Slot>,
-}
-
-impl SealedSink {
-    /// Payload room in the buffer.
-    fn room(&self) -> usize {
-        self.buffer.len().saturating_sub(HEAD + TAIL)
-    }
-
-    /// Whether there is room to compress so many bytes.
-    fn can_pack(&mut self, len: usize) -> bool {
-        let packed = HEAD + len + TAIL;
-        if self.packed.capacity() < packed {
-            if !(self.memory).hold(self.buffer.len() + packed, Want::Comfort) {
-                return false;
-            }
-            self.packed = Vec::with_capacity(packed);
-        }
-        true
-    }
-
-    fn send(&mut self, len: usize) -> io::Result<()> {
-        if self.policy.wants(len) && self.can_pack(len) {
-            let start = Instant::now();
-            let sealer = self.sealer.as_mut().expect(OURS);
-            let packed = sealer
-                .seal_packed(&mut self.buffer, Kind::Data, len, &mut self.packed)
-                .map_err(damage)?;
-            let sent = packed.map_or(len, <[u8]>::len);
-            self.policy.tried(len, sent);
-            self.traffic.tried(len, sent, start.elapsed());
-            if let Some(frame) = packed {
-                return self
-                    .policy
-                    .timed(frame.len(), || self.socket.write_all(frame));
-            }
-        }
-        let sealer = self.sealer.as_mut().expect(OURS);
-        let n = sealer
-            .seal_stored(&mut self.buffer, Kind::Data, 0, len)
-            .map_err(damage)?;
-        let frame = &self.buffer[..n];
-        self.policy.timed(n, || self.socket.write_all(frame))
-    }
-}
-
-impl Sink for SealedSink {
-    fn is_ready(&self) -> bool {
-        // Towards an original, finishing waits for the other direction.
-        self.rule == End::Fin && self.socket.is_writable()
-    }
-
-    fn take_from(&mut self, source: &mut dyn Source) -> Result<usize, Fault> {
-        if self.buffer.is_empty() {
-            lengthen(&mut self.buffer, HEAD + ROOMS[0] + TAIL);
-        }
-        let room = self.room();
-        let n = source
-            .read(&mut self.buffer[HEAD..HEAD + room])
-            .map_err(Fault::Source)?;
-        if n == 0 {
-            return Ok(0);
-        }
-        self.send(n).map_err(Fault::Sink)?;
-        if n == room
-            && let Some(next) = ROOMS.iter().find(|next| **next > room)
-            && (self.memory).hold(HEAD + next + TAIL + self.packed.capacity(), Want::Comfort)
-        {
-            lengthen(&mut self.buffer, HEAD + next + TAIL);
-        }
-        Ok(n)
-    }
-
-    fn finish(&mut self) -> io::Result<()> {
-        match self.rule {
-            End::Fin => {
-                if self.socket.is_aborted() {
-                    return Err(io::ErrorKind::ConnectionAborted.into());
-                }
-                let mut fin = [0; HEAD + TAIL];
-                let sealer = self.sealer.as_mut().expect(OURS);
-                sealer
-                    .seal_stored(&mut fin, Kind::Data, FIN, 0)
-                    .map_err(damage)?;
-                self.socket.write_all(&fin)?;
-                self.finished = true;
-                Ok(())
-            }
-            End::Tcp => {
-                self.outwait_other_direction();
-                self.socket.shutdown_write()
-            }
-        }
-    }
-
-    fn rest(&mut self) {
-        self.buffer = Vec::new();
-        self.packed = Vec::new();
-        self.memory.free();
-    }
-}
-
-impl Drop for SealedSink {
-    fn drop(&mut self) {
-        if let (Some(slot), true, Some(sealer)) =
-            (self.slot.take(), self.finished, self.sealer.take())
-        {
-            slot.sink_left(&self.socket, sealer);
-        }
-    }
-}
-
-impl SealedSink {
-    /// An original cuts the other direction 10 s after it sees ours end: so it is told only once
-    /// the other direction has nothing more to lose (PROTOCOL.md 9). Holds a worker meanwhile.
-    fn outwait_other_direction(&self) {
-        let mut seen = self.other.frames.load(Ordering::Relaxed);
-        let mut since = Instant::now();
-        while since.elapsed() < ORIGINAL_SILENCE
-            && !self.other.ended.load(Ordering::Acquire)
-            && !self.socket.is_aborted()
-        {
-            std::thread::sleep(SILENCE_SLICE);
-            let now = self.other.frames.load(Ordering::Relaxed);
-            // A reader that is slow to take what came makes no silence.
-            if now != seen || self.other.in_hand.load(Ordering::Relaxed) {
-                (seen, since) = (now, Instant::now());
-            }
         }
     }
 }

@@ -221,7 +221,7 @@ impl Pool {
     }
 
     /// Starts a pair. `owner` names whom [`abort_owner`](Self::abort_owner) would cut; `on_end` is
-    /// called on a worker when both directions are over. On an error both duplexes are aborted and
+    /// called when both directions are over, by whichever thread sees it: maybe already this one. On an error both duplexes are aborted and
     /// `on_end` still is called.
     pub fn start(
         &self,
@@ -313,7 +313,7 @@ impl Pool {
 
     /// A pump begins with what is there already, in this thread: mostly nothing or little. Then it rests.
     fn begin(&self, mut pump: Pump) -> Result<(), (io::Error, Job)> {
-        match pump.nudge() {
+        match pump.nudge_caught() {
             Nudged::Over => return Ok(()),
             Nudged::Busy => return self.submit(Job::Pump(pump)),
             Nudged::Silent => {}

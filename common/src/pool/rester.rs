@@ -14,7 +14,6 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -166,21 +165,18 @@ impl Run {
             return;
         };
         let nudged = match &mut resting.job {
-            // A panic is this connection's end, not that of all others: it tells its pair when it is dropped.
-            Job::Pump(pump) => catch_unwind(AssertUnwindSafe(|| pump.nudge())).ok(),
-            Job::Task(_) => Some(Nudged::Busy),
+            Job::Pump(pump) => pump.nudge_caught(),
+            Job::Task(_) => Nudged::Busy,
         };
-        if nudged == Some(Nudged::Silent) {
+        if nudged == Nudged::Silent {
             return;
         }
         let Some(Resting { job, mut watch }) = self.table.remove(&token) else {
             return;
         };
         self.forget(&mut watch);
-        match (nudged, job) {
-            (Some(Nudged::Busy), job) => wake(job),
-            (None, Job::Pump(pump)) => pump.abort(),
-            _ => {}
+        if nudged == Nudged::Busy {
+            wake(job);
         }
     }
 

@@ -1,13 +1,15 @@
 //! Rows about what happens at rest: what needs a worker, and what does not.
 
 use std::io::{self, BufRead, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{TryRecvError, channel};
+use std::thread::{spawn, yield_now};
 
-use minitcptunnel_common::duplex::{self, Abortable, Duplex, Socket, Source};
+use minitcptunnel_common::duplex::{self, Abortable, Duplex, Fault, Socket, Source, Wait};
 use minitcptunnel_common::pool::Pool;
 use minitcptunnel_common::relay::Why;
+use socket2::SockRef;
 
 use crate::hostile::{Forger, data};
 use crate::path::{Hand, Kind, Layer, Seen, Side, dress, start};
@@ -31,19 +33,170 @@ pub(crate) fn little_needs_no_worker(kind: Kind) {
     left.hear_exactly(b"one");
     left.hear_exactly(b"two");
     left.hear_exactly(b"three");
-    // Towards an original, ending a direction can take a while.
-    if kind.layer != Layer::Legacy {
-        left.say(&mut Content::new(1), 1000);
-        wire.read_exact(&mut [0]).unwrap();
-    }
+    left.say(&mut Content::new(1), 1000);
+    wire.read_exact(&mut [0]).unwrap();
     assert_eq!(pool.workers(), 0, "nobody was needed");
     drop((left, wire));
     ended.recv_timeout(PATIENCE).unwrap();
 }
 
+/// More than the smallest buffers hold, in bytes.
+const LITTLE: usize = 40 * 1024;
+
+/// Who does not read, and who sends what takes long to work on, hold up nobody: not those who rest
+/// in the same thread, and not the thread that begins the pair.
+pub(crate) fn nobody_is_held_up(kind: Kind) {
+    let pool = Pool::new(8).unwrap();
+    let tcp = |stream| duplex::tcp(stream).unwrap();
+    let pair = |external: TcpStream, near: TcpStream| {
+        let near = dress(kind.layer, Hand::Right, near, Vec::new());
+        start(&pool, 1, tcp(external), near, &Arc::default())
+    };
+    let (mut left, external) = link();
+    let (near, wire) = link();
+    let _ended = pair(external, near);
+    let mut right = Side::ours(dress(kind.layer, Hand::Left, wire, Vec::new()));
+    let mut talk = |what: &str| {
+        left.write_all(what.as_bytes()).unwrap();
+        right.hear_exactly(what.as_bytes());
+    };
+    // One frame of nothing but zeros, which is small once it is packed, and one that is not.
+    let zeros = vec![0; 2 << 20];
+    let random = Content::new(7).take(2 << 20);
+    for plain in [&zeros, &random] {
+        for there_before in [true, false] {
+            let (left, external) = link();
+            let (near, wire) = link();
+            // The smallest there are: some frames do not fit in one go.
+            SockRef::from(&near).set_send_buffer_size(1).unwrap();
+            SockRef::from(&wire).set_recv_buffer_size(4096).unwrap();
+            let frame = Forger::new(kind).seal(&[data(plain)]);
+            let mut out = wire.try_clone().unwrap();
+            let mut app = left.try_clone().unwrap();
+            let write = || {
+                let little = plain[..LITTLE].to_vec();
+                let frame = frame.clone();
+                [
+                    spawn(move || out.write_all(&frame).unwrap()),
+                    spawn(move || app.write_all(&little).unwrap()),
+                ]
+            };
+            let (writers, ended) = if there_before {
+                let writers = write();
+                for end in [&external, &near] {
+                    assert_eq!(end.peek(&mut [0]).unwrap(), 1, "there before the pair is");
+                }
+                (writers, pair(external, near))
+            } else {
+                let ended = pair(external, near);
+                eventually("both directions rest", || pool.resting() == 4);
+                (write(), ended)
+            };
+            talk("while they begin");
+            eventually("both directions are a worker's", || pool.resting() == 2);
+            talk("while they are full");
+            let mut left = Side::app(left);
+            let mut right = Side::ours(dress(kind.layer, Hand::Left, wire, Vec::new()));
+            for (reader, len) in [(&mut left.reader, plain.len()), (&mut right.reader, LITTLE)] {
+                let mut heard = vec![0; len];
+                let mut n = 0;
+                while n < heard.len() {
+                    n += reader.read(&mut heard[n..]).unwrap();
+                }
+                assert!(
+                    heard == plain[..len],
+                    "what could not be sent at once is not lost"
+                );
+            }
+            for writer in writers {
+                writer.join().unwrap();
+            }
+            drop((left, right));
+            ended.recv_timeout(PATIENCE).unwrap();
+            eventually("nothing is left of it", || pool.live() == 1);
+        }
+    }
+}
+
+/// A sink that does not wait loses nothing, wherever in a frame the system takes no more.
+pub(crate) fn nothing_is_lost_unwaited(kind: Kind) {
+    const LEN: u64 = 1 << 20;
+    let (mut left, external) = link();
+    let (near, wire) = link();
+    let mut external = duplex::tcp(external).unwrap();
+    SockRef::from(&near).set_send_buffer_size(1).unwrap();
+    let mut near = dress(kind.layer, Hand::Right, near, Vec::new());
+    let right = if kind.layer == Layer::Tcp {
+        Side::app(wire)
+    } else {
+        Side::ours(dress(kind.layer, Hand::Left, wire, Vec::new()))
+    };
+    let mut content = Content::new(3);
+    let writer = spawn(move || left.write_all(&content.take(LEN as usize)).unwrap());
+    external.source.set_wait(Wait::Never);
+    near.sink.set_wait(Wait::Never);
+    let (mut moved, mut full) = (0, 0);
+    let (mut right, mut reader) = (Some(right), None);
+    while moved < LEN {
+        match near.sink.take_from(&mut *external.source) {
+            Ok(n) => moved += n as u64,
+            Err(Fault::Sink(e)) if e.kind() == io::ErrorKind::WouldBlock => {
+                full += 1;
+                // Nobody reads before it is full for the first time.
+                if let Some(mut right) = right.take() {
+                    reader = Some(spawn(move || right.hear(&mut Content::new(3), LEN)));
+                }
+                yield_now();
+            }
+            Err(Fault::Source(e)) if e.kind() == io::ErrorKind::WouldBlock => yield_now(),
+            Err(fault) => panic!("{}", fault.error()),
+        }
+    }
+    assert!(full > 0);
+    writer.join().unwrap();
+    // What is left of the last frame goes before the end does.
+    near.sink.set_wait(Wait::Patient);
+    assert_eq!(near.sink.take_from(&mut *external.source).unwrap(), 0);
+    near.sink.finish().unwrap();
+    reader.unwrap().join().unwrap();
+}
+
+/// A peer that sends frames without end, and nothing in them, gets a worker to itself; so does one that
+/// sends a frame larger than ours.
+pub(crate) fn much_is_heavy(kind: Kind) {
+    let (mut wire, near) = link();
+    let mut near = dress(kind.layer, Hand::Right, near, Vec::new());
+    near.source.set_wait(Wait::Never);
+    let large = Forger::new(kind).seal(&[data(&Content::new(1).take(1 << 20))]);
+    wire.write_all(&large[..100]).unwrap();
+    eventually("it is heavy", || {
+        let e = near.source.fill_buf().unwrap_err();
+        assert_eq!(e.kind(), io::ErrorKind::WouldBlock);
+        near.source.is_heavy()
+    });
+
+    let (mut wire, near) = link();
+    let mut near = dress(kind.layer, Hand::Right, near, Vec::new());
+    let source = &mut near.source;
+    let empty = vec![data(b""); 100];
+    let messages = [&empty[..], &[data(b"something")]].concat();
+    wire.write_all(&Forger::new(kind).seal(&messages)).unwrap();
+    source.set_wait(Wait::Never);
+    let mut asked = 0;
+    while let Err(e) = source.fill_buf() {
+        assert_eq!(e.kind(), io::ErrorKind::WouldBlock);
+        assert!(source.is_heavy(), "not because nothing was there");
+        source.set_wait(Wait::Never);
+        assert!(!source.is_heavy(), "who asks again starts anew");
+        asked += 1;
+    }
+    assert!(asked >= 3, "{asked} times for 100 frames");
+    assert_eq!(source.fill_buf().unwrap(), b"something");
+}
+
 /// What waits for a socket is run once, when there is something to see, and not before.
 pub(crate) fn when_readable(_: Kind) {
-    type Trick = fn(&mut std::net::TcpStream, &Socket);
+    type Trick = fn(&mut TcpStream, &Socket);
     let tricks: [(&str, Trick); 3] = [
         ("data", |peer, _| peer.write_all(b"x").unwrap()),
         ("the end", |peer, _| peer.shutdown(Shutdown::Write).unwrap()),
@@ -73,11 +226,17 @@ pub(crate) fn when_readable(_: Kind) {
     );
 }
 
-/// A source that can rest, and has a bug.
-struct Buggy(Arc<Socket>);
+/// A source that rests at first, and has a bug.
+struct Buggy {
+    socket: Arc<Socket>,
+    rested: bool,
+}
 
 impl Read for Buggy {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        if !std::mem::replace(&mut self.rested, true) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         // Without the panic hook and its noise.
         std::panic::resume_unwind(Box::new("a bug"))
     }
@@ -93,7 +252,7 @@ impl BufRead for Buggy {
 
 impl Source for Buggy {
     fn rest(&mut self) -> Option<Arc<Socket>> {
-        Some(self.0.clone())
+        Some(self.socket.clone())
     }
 }
 
@@ -107,7 +266,10 @@ pub(crate) fn panic_at_rest(kind: Kind) {
         let mut external = duplex::tcp(external).unwrap();
         if buggy {
             external = Duplex {
-                source: Box::new(Buggy(socket)),
+                source: Box::new(Buggy {
+                    socket,
+                    rested: false,
+                }),
                 ..external
             };
         }
