@@ -133,7 +133,7 @@ impl Visitor {
             rate: bytes / 1e6 / seconds,
             per_gib: Used {
                 cpu: (after.cpu - before.cpu) / bytes * f64::from(1 << 30),
-                sleeps: (after.sleeps - before.sleeps) / bytes * f64::from(1 << 30),
+                sleeps: (after.sleeps - before.sleeps).max(0.0) / bytes * f64::from(1 << 30),
             },
         })
     }
