@@ -22,6 +22,9 @@ use std::time::Duration;
 /// Descriptors that are for neither pairs nor spare channels: pollers, the session, files.
 const OWN_FILES: usize = 64;
 
+/// The share of the descriptors that spare channels may have, at most: one part of this many.
+const SPARE_SHARE: u64 = 4;
+
 /// Appended wherever the pin is missing or broken.
 const HOW_TO_PIN: &str = "the server prints its key when it starts (\"Server Identity Public Key (Pin in client config): ...\") \
                           and with `minitcptunnel-server pubkey`; copy the 64 hex digits here";
@@ -237,7 +240,11 @@ pub fn check(raw: Raw, places: Places, pinning: Pinning) -> Result<Checked, KeyE
     );
     let compression = raw.compression.unwrap_or_default();
     let tunnels = tunnels::check(&mut checker, raw.tunnels, compression);
-    let limits = limits(&mut checker, &raw.limits.unwrap_or_default());
+    let limits = limits(
+        &mut checker,
+        &raw.limits.unwrap_or_default(),
+        resources::open_files_at_most(),
+    );
     let timeouts = timeouts(&mut checker, &raw.timeouts.unwrap_or_default());
 
     let warnings = checker.finish()?;
@@ -320,13 +327,13 @@ fn pin(
     }
 }
 
-fn limits(checker: &mut Checker, raw: &RawLimits) -> Limits {
+fn limits(checker: &mut Checker, raw: &RawLimits, files: Option<u64>) -> Limits {
     let default = Limits::default();
     let or = |typed: Option<CountOrNone>, default| typed.map_or(default, |count| count.0);
     let spare_channels = or(raw.spare_channels, default.spare_channels);
     // Whoever keeps more than the usual maximum need not say so twice.
     let max = default.max_spare_channels.max(spare_channels);
-    let limits = Limits {
+    let mut limits = Limits {
         pairs: raw.pairs.map_or(default.pairs, |count| count.0),
         spare_channels,
         max_spare_channels: or(raw.max_spare_channels, max),
@@ -339,6 +346,34 @@ fn limits(checker: &mut Checker, raw: &RawLimits) -> Limits {
                 limits.max_spare_channels, limits.spare_channels
             ),
         );
+    }
+    if let Some(files) = files {
+        // Connections need descriptors as well.
+        let most = u16::try_from(files / SPARE_SHARE).unwrap_or(u16::MAX);
+        for (key, typed, limit) in [
+            (
+                "limits.spare_channels",
+                raw.spare_channels,
+                &mut limits.spare_channels,
+            ),
+            (
+                "limits.max_spare_channels",
+                raw.max_spare_channels,
+                &mut limits.max_spare_channels,
+            ),
+        ] {
+            if typed.is_some() && *limit > most {
+                checker.warn(
+                    key,
+                    format!(
+                        "{limit} is more than a quarter of the {files} open files that the system allows, so that \
+                         too few would be left for connections; {most} are used (raise that with `ulimit -n` or \
+                         LimitNOFILE, or write {most})"
+                    ),
+                );
+            }
+            *limit = (*limit).min(most);
+        }
     }
     limits
 }

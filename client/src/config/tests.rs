@@ -444,6 +444,44 @@ fn spares_are_as_many_as_said_and_the_maximum_follows() {
 }
 
 #[test]
+fn spares_leave_descriptors_for_connections() {
+    let typed = |keep, max| RawLimits {
+        pairs: None,
+        spare_channels: keep,
+        max_spare_channels: max,
+    };
+    let count = |n| Some(CountOrNone(n));
+    for (raw, files, wanted, warned) in [
+        (typed(None, None), Some(1024), (2, 64), vec![]),
+        (typed(None, count(256)), Some(1024), (2, 256), vec![]),
+        (typed(None, count(1000)), None, (2, 1000), vec![]),
+        (
+            typed(None, count(1000)),
+            Some(1024),
+            (2, 256),
+            vec!["limits.max_spare_channels: 1000 is more than a quarter of the 1024 open files"],
+        ),
+        (
+            typed(count(300), None),
+            Some(1024),
+            (256, 256),
+            vec!["limits.spare_channels: 300 is more than"],
+        ),
+        // Nobody has asked for these: nothing is to be done about them.
+        (typed(None, None), Some(100), (2, 25), vec![]),
+    ] {
+        let mut checker = Checker::new(Places::default());
+        let limits = limits(&mut checker, &raw, files);
+        assert_eq!((limits.spare_channels, limits.max_spare_channels), wanted);
+        let said = checker.finish().unwrap();
+        assert_eq!(said.len(), warned.len(), "{said:?}");
+        for (said, wanted) in said.iter().zip(warned) {
+            assert!(said.starts_with(wanted), "{said}");
+        }
+    }
+}
+
+#[test]
 fn a_broken_key_is_never_replaced() {
     let dir = Scratch::new();
     let path = dir.path().join(JSON);
