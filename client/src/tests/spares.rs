@@ -212,10 +212,10 @@ fn eventually_ready(server: &FakeServer) -> String {
 }
 
 #[test]
-fn an_original_server_is_not_made_to_wait_for_ever() {
+fn a_channel_that_died_before_its_visitor_is_replaced() {
     let (_listener, port) = service();
     let (server, mut config) = world(port);
-    // So long that what is opened now would be too old at the second heartbeat from now.
+    // With heartbeats they are looked at.
     config.timeouts.heartbeat_interval = Duration::from_millis(50);
     let _client = start(&config);
     let mut peer = original(&server);
@@ -226,7 +226,7 @@ fn an_original_server_is_not_made_to_wait_for_ever() {
         };
         peer.send(&Message::Heartbeat { payload });
     }
-    // Young enough, so still there, and no other.
+    // Alive, so still there, and no other.
     assert!(server.accept_within(Duration::from_millis(20)).is_none());
     drop(ahead);
     // Found dead by a heartbeat and replaced.
