@@ -97,18 +97,19 @@ fn visitors_are_served_while_no_new_channel_can_be_opened() {
 fn a_visitor_behind_a_long_line_waits_for_one_round_trip() {
     let service = Service::greeter(b"hello");
     let tunnel = Through::new(service.port(), 2);
-    let line = Duration::from_millis(200);
+    let line = Duration::from_millis(300);
     tunnel.cutter.set(Mode::Delay(line));
     let start = Instant::now();
     let mut visitor = tunnel.visit();
     let mut all = Vec::new();
     visitor.read_to_end(&mut all).expect("the greeting");
     assert_eq!(all, b"hello");
-    // One way for the visitor, one for the greeting; with a handshake there are five more.
+    // One way for the visitor, one for the greeting. With a handshake it cannot be less than four: the call, two
+    // hellos, the greeting (the cutter answers the connection itself).
     let took = start.elapsed();
     assert!(took >= 2 * line, "{took:?}: is there a line at all?");
-    assert!(took < 5 * line, "{took:?}: that was a handshake");
-    figure("greeting over 200 ms each way", format_args!("{took:?}"));
+    assert!(took < 4 * line, "{took:?}: that may be a handshake");
+    figure("greeting over 300 ms each way", format_args!("{took:?}"));
 }
 
 #[test]
