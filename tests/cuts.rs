@@ -214,6 +214,30 @@ fn visitors_who_wait_during_a_takeover_are_served_by_the_new_session() {
 }
 
 #[test]
+fn a_visitor_sent_into_a_hole_is_reset_by_the_takeover() {
+    let wired = Wired::plain();
+    // Until the spare channel that served is one again, and another is ready beside it.
+    wired.works();
+    wired
+        .server
+        .log
+        .wait("a used data channel is a spare again", PATIENCE);
+    let mut known = wired.visit();
+    ping(&mut known).expect("before");
+    wired.cutter.set(Mode::Drop(Way::Both));
+    let mut visitor = wired.visit();
+    visitor.write_all(b"ping").expect("write");
+    wired.client.log.wait("No session with ", PATIENCE);
+    wired.cutter.set(Mode::Pass);
+    assert_eq!(read_end(&mut visitor), (vec![], End::Reset));
+    wired.server.log.wait(
+        "reset visitors that may never have reached the client=1",
+        PATIENCE,
+    );
+    wired.works();
+}
+
+#[test]
 fn pairs_outlive_their_session() {
     let wired = Wired::plain();
     let mut visitor = wired.visit();

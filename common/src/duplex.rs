@@ -17,7 +17,9 @@
 //!    `ConnectionAborted`, never `Ok(0)`; a sink under the mark refuses `finish`.
 //! 4. The halves may live on different threads. No lock is held across a system call.
 //! 5. Any error is final for the whole duplex, with one exception: `WouldBlock` from a source says
-//!    that nothing has come for [`REST_AFTER`], and asking again is right.
+//!    that nothing has come for [`REST_AFTER`], or with [`Wait::Never`] that nothing is there now or that it
+//!    is too much for now ([`Source::is_heavy`]); from a sink, only with `Wait::Never`, that it takes
+//!    nothing now. Asking again is right.
 //!
 //! Buffers are lent so that no byte is copied inside the process: a source that holds plaintext
 //! lends it (`fill_buf`), a sink that needs the bytes in a buffer of its own lets the source read
@@ -60,7 +62,8 @@ pub trait Source: BufRead + Send {
     }
 
     /// Gives buffers back and names the socket whose readiness is worth waiting for; `None` while
-    /// plaintext or part of a frame is in hand, or when there is no such socket.
+    /// plaintext is in hand, or when there is no such socket. Part of a frame is kept. To be asked only
+    /// after `WouldBlock`, and when that was not for [heaviness](Self::is_heavy).
     fn rest(&mut self) -> Option<Arc<Socket>> {
         None
     }

@@ -119,6 +119,12 @@ impl Pair {
         self.abort_duplexes();
     }
 
+    /// Whether this began after `since`, and nothing has come from the service side yet.
+    pub(crate) fn is_unheard(&self, since: Instant) -> bool {
+        let moved = &self.moved[Direction::FromService as usize];
+        self.started > since && moved.load(Ordering::Relaxed) == 0
+    }
+
     fn abort_duplexes(&self) {
         for abort in &self.aborts {
             abort.abort();
@@ -193,7 +199,8 @@ pub(crate) struct Pump {
     direction: Direction,
     /// The source has ended, and the sink may not have announced it yet.
     ended: bool,
-    pair: Arc<Pair>,
+    /// Dropped last: buffers and sockets are gone when the pair is told.
+    pair: Member,
 }
 
 /// Joins two duplexes. The pair's two pumps have to be run, each on a worker, until they are over;
@@ -219,14 +226,14 @@ pub(crate) fn join(
         sink: service.sink,
         direction: Direction::ToService,
         ended: false,
-        pair: pair.clone(),
+        pair: Member(pair.clone()),
     };
     let from_service = Pump {
         source: service.source,
         sink: external.sink,
         direction: Direction::FromService,
         ended: false,
-        pair: pair.clone(),
+        pair: Member(pair.clone()),
     };
     (pair, [to_service, from_service])
 }
@@ -262,7 +269,6 @@ impl Pump {
                 Turn::Full => return Nudged::Busy,
                 Turn::Silent if self.source.is_heavy() => return Nudged::Busy,
                 Turn::Silent => {
-                    // Part of a frame stays in hand, where it is.
                     let _ = self.rest();
                     return Nudged::Silent;
                 }
@@ -299,12 +305,12 @@ impl Pump {
         match self.sink.take_from(&mut *self.source) {
             Ok(0) => {
                 self.ended = true;
-                self.pair.verdict().first.get_or_insert(self.from());
+                self.pair.0.verdict().first.get_or_insert(self.from());
                 self.end()
             }
             Ok(n) => {
-                self.pair.moved[self.direction as usize].fetch_add(n as u64, Ordering::Relaxed);
-                self.pair.traffic.add(self.direction, n);
+                self.pair.0.moved[self.direction as usize].fetch_add(n as u64, Ordering::Relaxed);
+                self.pair.0.traffic.add(self.direction, n);
                 Turn::Moved(n)
             }
             Err(Fault::Source(e)) if e.kind() == io::ErrorKind::WouldBlock => Turn::Silent,
@@ -337,7 +343,7 @@ impl Pump {
 
     /// Ends both directions now.
     pub(crate) fn abort(&self) {
-        self.pair.abort();
+        self.pair.0.abort();
     }
 
     /// Something broke: the whole pair goes, so that neither side takes half for all.
@@ -348,20 +354,28 @@ impl Pump {
             (Fault::Sink(_), Side::Service) => Side::External,
         };
         let error = fault.error();
-        self.pair
+        (self.pair.0)
             .verdict()
             .failure
             .get_or_insert_with(|| Why::Failed(side, error.kind(), error.to_string()));
-        self.pair.abort_duplexes();
+        self.pair.0.abort_duplexes();
     }
 }
 
 impl Drop for Pump {
-    /// However a pump goes, by its end, a panic in a worker or a pool that is gone, the pair hears of it.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.pair.abort();
+            self.abort();
         }
-        self.pair.leave();
+    }
+}
+
+/// One direction's part in the pair. However a pump goes, by its end, a panic in a worker or a pool that is
+/// gone, the pair hears of it.
+struct Member(Arc<Pair>);
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.0.leave();
     }
 }

@@ -3,6 +3,8 @@
 //! A pair holds two descriptors in each program, so the soft limit of 1,024 that many systems
 //! start with would be reached by 500 visitors. It is raised at start as far as allowed.
 
+use std::path::Path;
+
 /// Raises the limit on open files as far as the system allows without privileges, and returns it.
 /// `None` where there is no such limit (Windows).
 pub fn raise_open_files() -> Option<u64> {
@@ -37,8 +39,45 @@ pub fn open_files_at_most() -> Option<u64> {
     None
 }
 
-/// The system's memory in bytes. `None` where it is not told as on Linux.
+/// The memory that this process may use, in bytes: the system's, or its control group's where that is
+/// less. `None` where it is not told as on Linux.
 pub fn memory() -> Option<u64> {
+    match (system_memory(), group_memory()) {
+        (Some(system), Some(group)) => Some(system.min(group)),
+        (system, group) => system.or(group),
+    }
+}
+
+/// The least `memory.max` (or, with version 1, `memory.limit_in_bytes`) of this process's control group
+/// and those above it. A container sees its own as the root.
+fn group_memory() -> Option<u64> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    groups.lines().filter_map(group_limit).min()
+}
+
+/// The limit that a line of `/proc/self/cgroup` leads to: `0::/path` (version 2), `4:memory:/path`.
+fn group_limit(line: &str) -> Option<u64> {
+    let mut parts = line.splitn(3, ':').skip(1);
+    let (controllers, path) = (parts.next()?, parts.next()?);
+    let (root, file) = if controllers.is_empty() {
+        ("/sys/fs/cgroup", "memory.max")
+    } else if controllers.split(',').any(|name| name == "memory") {
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+    } else {
+        return None;
+    };
+    Path::new(path)
+        .ancestors()
+        .filter_map(|group| group.strip_prefix("/").ok())
+        .filter_map(|group| {
+            // "max" is no number, and no limit.
+            let text = std::fs::read_to_string(Path::new(root).join(group).join(file)).ok()?;
+            text.trim().parse().ok()
+        })
+        .min()
+}
+
+fn system_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text
         .lines()

@@ -26,8 +26,8 @@ pub struct Recovered {
     pub rest: Vec<u8>,
 }
 
-/// What to do with a channel that can be used again. Called at most once, on a worker, while a half
-/// is dropped: it must neither block nor take long.
+/// What to do with a channel that can be used again. Called at most once, while a half is dropped, by
+/// whichever thread does that, maybe one that serves many: it must neither block nor take long.
 pub type OnReuse = Box<dyn FnOnce(Recovered) + Send>;
 
 /// Where the halves of one channel leave what they have. Cheap to clone: all clones are one slot.

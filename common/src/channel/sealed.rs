@@ -95,6 +95,8 @@ fn make(
     } = channel;
     let other = Arc::new(Other::default());
     let received = rest.len();
+    let mut memory = ledger.budget.half(budget::SOURCE);
+    let fits = memory.hold(received, Want::Need);
     Duplex {
         source: Box::new(SealedSource {
             socket: socket.clone(),
@@ -107,10 +109,10 @@ fn make(
             usual: 0,
             plain: Plain::None,
             spare: Vec::new(),
-            memory: ledger.budget.half(budget::SOURCE),
+            memory,
             rule: end,
             ended: false,
-            failed: None,
+            failed: (!fits).then_some(io::ErrorKind::OutOfMemory),
             other: other.clone(),
             slot: slot.clone(),
         }),
@@ -262,6 +264,8 @@ impl SealedSource {
             ),
             Opened::Spare(len) => (&self.spare[..len], Plain::Spare(MESSAGE_HEAD..len)),
         };
+        // Clearing room for so much takes as long as many frames do.
+        self.heavy |= self.spare.len() > SPARE_KEPT;
         self.other.frames.fetch_add(1, Ordering::Relaxed);
         let original = self.rule == End::Tcp;
         let Some((head, payload)) = message.split_first_chunk::<MESSAGE_HEAD>() else {
@@ -356,7 +360,7 @@ impl BufRead for SealedSource {
                 return Err(kind.into());
             }
             // Empty frames could keep us here for as long as somebody sends them.
-            if self.wait == Wait::Never && steps == STEPS_MAX {
+            if self.wait == Wait::Never && (self.heavy || steps == STEPS_MAX) {
                 self.heavy = true;
                 return Err(io::ErrorKind::WouldBlock.into());
             }
@@ -401,10 +405,14 @@ impl Source for SealedSource {
     }
 
     fn rest(&mut self) -> Option<Arc<Socket>> {
-        if self.start < self.end || !self.plain().is_empty() {
+        if !self.plain().is_empty() {
             return None;
         }
         self.plain = Plain::None;
+        if self.start < self.end {
+            // Part of a frame stays in hand, where it is, and in the budget.
+            return Some(self.socket.clone());
+        }
         self.buffer = Vec::new();
         self.spare = Vec::new();
         self.memory.free();

@@ -203,7 +203,7 @@ impl Pool {
     }
 
     /// Runs something that a pair needs before it exists, such as a dial, on a worker. The caller
-    /// holds a [`Permit`], which bounds how many of these there can be.
+    /// bounds how many of these there can be, mostly by a [`Permit`].
     pub fn task(&self, task: impl FnOnce() + Send + 'static) -> Result<(), PoolError> {
         self.submit(Job::Task(Box::new(task)))
             .map_err(|(e, _)| PoolError::Thread(e))
@@ -268,22 +268,27 @@ impl Pool {
 
     /// Aborts every pair of this owner. Returns how many.
     pub fn abort_owner(&self, owner: u64) -> usize {
-        self.abort_where(|of| of == owner)
+        self.abort_where(|of, _| of == owner)
+    }
+
+    /// Aborts the pairs of this owner that began after `since` and from whose service side nothing has
+    /// come: nobody knows whether they ever reached it. Returns how many.
+    pub fn abort_unheard(&self, owner: u64, since: Instant) -> usize {
+        self.abort_where(|of, pair| of == owner && pair.is_unheard(since))
     }
 
     /// Refuses what comes, and aborts what is alive. Returns how many pairs that cut.
     pub fn abort_all(&self) -> usize {
         self.0.lock().closed = true;
-        self.abort_where(|_| true)
+        self.abort_where(|_, _| true)
     }
 
-    fn abort_where(&self, wanted: impl Fn(u64) -> bool) -> usize {
+    fn abort_where(&self, wanted: impl Fn(u64, &Pair) -> bool) -> usize {
         let state = self.0.lock();
         let pairs: Vec<_> = state
             .live
             .values()
-            .filter(|(owner, _)| wanted(*owner))
-            .filter_map(|(_, pair)| pair.upgrade())
+            .filter_map(|(owner, pair)| pair.upgrade().filter(|pair| wanted(*owner, pair)))
             .collect();
         drop(state);
         for pair in &pairs {

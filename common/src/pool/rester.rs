@@ -127,7 +127,7 @@ impl Rester {
 }
 
 impl Run {
-    /// Runs until [`Rester::stop`]; what rests then is cut.
+    /// Runs until [`Rester::stop`].
     pub(super) fn run(mut self, mut wake: impl FnMut(Job)) {
         let mut events = Events::with_capacity(EVENTS);
         while !self.shared.stopped.load(Ordering::Acquire) {
@@ -142,17 +142,6 @@ impl Run {
             }
             for event in &events {
                 self.ready(event.token(), &mut wake);
-            }
-        }
-        // Marked under the lock, so that nothing comes to rest behind our back.
-        let mut arrivals = self.shared.arrivals();
-        self.shared.stopped.store(true, Ordering::Release);
-        let late = std::mem::take(&mut *arrivals);
-        drop(arrivals);
-        let left = self.table.drain().map(|(_, resting)| resting);
-        for resting in left.chain(late.into_iter().map(|(_, resting)| resting)) {
-            if let Job::Pump(pump) = resting.job {
-                pump.fail(&Fault::Source(io::ErrorKind::ConnectionAborted.into()));
             }
         }
     }
@@ -201,6 +190,23 @@ impl Run {
         watch.deregister(self.poll.registry());
         self.shared.resting.fetch_sub(1, Ordering::Relaxed);
         budget::shrink(&mut self.table);
+    }
+}
+
+impl Drop for Run {
+    /// However this thread ends, what rests is cut, and nothing comes to rest any more.
+    fn drop(&mut self) {
+        // Marked under the lock, so that nothing comes to rest behind our back.
+        let mut arrivals = self.shared.arrivals();
+        self.shared.stopped.store(true, Ordering::Release);
+        let late = std::mem::take(&mut *arrivals);
+        drop(arrivals);
+        let left = self.table.drain().map(|(_, resting)| resting);
+        for resting in left.chain(late.into_iter().map(|(_, resting)| resting)) {
+            if let Job::Pump(pump) = resting.job {
+                pump.fail(&Fault::Source(io::ErrorKind::ConnectionAborted.into()));
+            }
+        }
     }
 }
 

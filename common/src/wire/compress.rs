@@ -292,6 +292,10 @@ fn unpack_any(
     let work = workspace(container);
     let mut may = |wanted| may(wanted + work).saturating_sub(work);
     let mut have = 0;
+    // Also where no room is wanted: the decoder takes its own at its first read.
+    if may(spare.len().max(4096)) == 0 {
+        return Err(ContainerError::NoRoom);
+    }
     loop {
         if spare.len() == have {
             let room = (2 * have).clamp(4096, limit.max(4096) + 1);
@@ -526,6 +530,23 @@ mod tests {
             unpack(&stored(&noise(70_000)), &mut spare, 65_536),
             Err(ContainerError::TooLarge)
         );
+    }
+
+    #[test]
+    fn the_decoder_s_own_memory_is_asked_for_every_time() {
+        let linked = |block| reference(&text(9000), true, block, true);
+        let mut spare = Vec::new();
+        let small = linked(lz4::BlockSize::Max64KB);
+        unpack(&small, &mut spare, 1 << 20).unwrap();
+        assert!(spare.len() >= 9000, "there is room for the next");
+        let large = linked(lz4::BlockSize::Max4MB);
+        let mut asked = 0;
+        let result = unpack_within(&large, &mut spare, 1 << 20, |wanted| {
+            asked = wanted;
+            0
+        });
+        assert_eq!(result.err(), Some(ContainerError::NoRoom));
+        assert!(asked > 8 << 20, "{asked}: two blocks and more");
     }
 
     #[test]

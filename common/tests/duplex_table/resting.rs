@@ -6,14 +6,17 @@ use std::sync::Arc;
 use std::sync::mpsc::{TryRecvError, channel};
 use std::thread::{spawn, yield_now};
 
+use minitcptunnel_common::budget::{Budget, LEAST};
+use minitcptunnel_common::channel::ledger::Ledger;
+use minitcptunnel_common::channel::sealed::{Compression, End, sealed};
 use minitcptunnel_common::duplex::{self, Abortable, Duplex, Fault, Socket, Source, Wait};
 use minitcptunnel_common::pool::Pool;
 use minitcptunnel_common::relay::Why;
 use socket2::SockRef;
 
 use crate::hostile::{Forger, data};
-use crate::path::{Hand, Kind, Layer, Seen, Side, dress, start};
-use crate::rig::{Content, PATIENCE, eventually, link};
+use crate::path::{Hand, Kind, Layer, Seen, Side, dress, keys, start};
+use crate::rig::{Content, PATIENCE, Random, eventually, link};
 
 /// A frame that comes in drops, and short conversations, hold no worker at any time.
 pub(crate) fn little_needs_no_worker(kind: Kind) {
@@ -161,6 +164,44 @@ pub(crate) fn nothing_is_lost_unwaited(kind: Kind) {
     reader.unwrap().join().unwrap();
 }
 
+/// A peer that falls silent in the middle of a frame, however large, holds no worker.
+pub(crate) fn silence_within_a_frame(kind: Kind) {
+    let pool = Pool::new(1).unwrap();
+    let (left, external) = link();
+    let (near, mut wire) = link();
+    let external = duplex::tcp(external).unwrap();
+    let near = dress(kind.layer, Hand::Right, near, Vec::new());
+    let _ended = start(&pool, 1, external, near, &Arc::default());
+    let plain = Content::new(5).take(300_000);
+    let frame = Forger::new(kind).seal(&[data(&plain)]);
+    wire.write_all(&frame[..80_000]).unwrap();
+    // Larger than ours, so that a worker takes it up.
+    eventually("a worker takes it up", || pool.workers() == 1);
+    eventually("it rests again", || pool.resting() == 2);
+    wire.write_all(&frame[80_000..]).unwrap();
+    Side::app(left).hear(&mut Content::new(5), plain.len() as u64);
+}
+
+/// What came behind the last use of a channel counts, before anything else is read.
+pub(crate) fn left_over_is_in_the_budget(kind: Kind) {
+    let (_wire, near) = link();
+    let (sealer, opener) = keys(Hand::Right);
+    let ledger = Ledger {
+        budget: Budget::new(LEAST),
+        ..Ledger::default()
+    };
+    // Random, so that it is stored and opened where it lies.
+    let mut random = Random(1);
+    let noise: Vec<u8> = (0..LEAST / 4)
+        .flat_map(|_| random.next().to_le_bytes())
+        .collect();
+    let rest = Forger::new(kind).seal(&[data(&noise)]);
+    let end = End::Fin;
+    let mut near = sealed(near, sealer, opener, rest, end, Compression::Off, &ledger).unwrap();
+    let e = near.source.fill_buf().map(<[u8]>::len).unwrap_err();
+    assert_eq!(e.kind(), io::ErrorKind::OutOfMemory);
+}
+
 /// A peer that sends frames without end, and nothing in them, gets a worker to itself; so does one that
 /// sends a frame larger than ours.
 pub(crate) fn much_is_heavy(kind: Kind) {
@@ -170,7 +211,7 @@ pub(crate) fn much_is_heavy(kind: Kind) {
     let large = Forger::new(kind).seal(&[data(&Content::new(1).take(1 << 20))]);
     wire.write_all(&large[..100]).unwrap();
     eventually("it is heavy", || {
-        let e = near.source.fill_buf().unwrap_err();
+        let e = near.source.fill_buf().map(<[u8]>::len).unwrap_err();
         assert_eq!(e.kind(), io::ErrorKind::WouldBlock);
         near.source.is_heavy()
     });

@@ -8,7 +8,7 @@
 //! ```
 
 use std::io::{self, Read};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use minitcptunnel_common::dial::set_keepalive;
 use minitcptunnel_common::id::{SessionId, TunnelId};
@@ -20,7 +20,7 @@ use mio::net::TcpStream;
 use mio::{Interest, Token};
 use zeroize::Zeroize;
 
-use super::event_loop::{Entry, EventLoop, Timer};
+use super::event_loop::{Entry, EventLoop, Timer, owner_of};
 use super::knock::Fresh;
 use super::sessions::{Parting, Session};
 use super::spares::SpareList;
@@ -68,6 +68,7 @@ impl EventLoop {
         };
         let (id, name, address) = (session.id, session.name.clone(), session.address);
         if let Some(old) = old {
+            self.abort_doubtful(old);
             let inherited = self.registry.inherit(old, id);
             self.end_session(
                 old,
@@ -129,6 +130,7 @@ impl EventLoop {
             key,
             started: self.now,
             last_seen: self.now,
+            heard: self.now,
             metrics: self.metrics.part(),
             silence,
             inherited: None,
@@ -272,6 +274,7 @@ impl EventLoop {
             match session.frames.next(&mut session.opener, MESSAGE_MAX) {
                 Ok(Some(bytes)) => {
                     session.last_seen = now;
+                    session.heard = Instant::now();
                     log::trace!(
                         "session={id} frame in type={} length={}",
                         bytes.first().unwrap_or(&0),
@@ -384,7 +387,23 @@ impl EventLoop {
         }
         let goodbye = (Reason::Silent, "nothing was heard for too long");
         let why = format!("nothing was heard for {:.0} s", limit.as_secs_f64());
+        self.abort_doubtful(id);
         self.end_session(id, Some(goodbye), &why);
+    }
+
+    /// The path to this client has failed, at a time that nobody knows. Visitors who were sent down it
+    /// by Assign since the client was last heard of may have gone into the void: better a reset now.
+    fn abort_doubtful(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.of(id) else {
+            return;
+        };
+        let (owner, heard) = (owner_of(&session.identity), session.heard);
+        let count = self.pool.abort_unheard(owner, heard);
+        if count > 0 {
+            log::info!(
+                "session={id}: reset visitors that may never have reached the client={count}"
+            );
+        }
     }
 
     pub(super) fn inherited_due(&mut self, id: SessionId) {

@@ -305,6 +305,18 @@ impl EventLoop {
         // Strangers are bounded by the gate; here they must not push out the client's own.
         let crowded = self.sessions.fresh_came(&identity, token, home, max);
         if let Some(oldest) = crowded {
+            // A spare that waits is worth less than a channel that somebody has been dialled for.
+            let own = own.and_then(|id| self.sessions.of(id));
+            let spare = own.and_then(|session| {
+                session
+                    .spares
+                    .excess(spares.saturating_sub(1))
+                    .first()
+                    .copied()
+            });
+            if let Some(spare) = spare {
+                return self.drop_entry(spare);
+            }
             self.strange(
                 Strange::Crowd,
                 format_args!(

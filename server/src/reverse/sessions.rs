@@ -41,6 +41,8 @@ pub(super) struct Session {
     pub(super) key: SessionKey,
     pub(super) started: Instant,
     pub(super) last_seen: Instant,
+    /// When anything of this client was last seen, on whichever channel.
+    pub(super) heard: Instant,
     pub(super) metrics: Metrics,
     /// When its silence is looked at.
     pub(super) silence: DeadlineKey,

@@ -10,7 +10,7 @@
 //! Only this side closes idle spares: an Assign can then never meet a close of the client.
 
 use std::io::{self, Read, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use minitcptunnel_common::channel::reuse::Recovered;
 use minitcptunnel_common::dial::set_keepalive;
@@ -80,7 +80,7 @@ impl SpareList {
     }
 
     /// The oldest of those that are more than the client, and `limit`, allow.
-    fn excess(&self, limit: usize) -> Vec<Token> {
+    pub(super) fn excess(&self, limit: usize) -> Vec<Token> {
         let over = self.idle.len().saturating_sub(self.max.min(limit));
         self.idle[..over].to_vec()
     }
@@ -133,6 +133,7 @@ impl EventLoop {
             );
             return self.drop_entry(token);
         };
+        own.heard = Instant::now();
         own.spares.wants(keep, max);
         own.spares.add(token);
         let session = own.id;
@@ -178,6 +179,7 @@ impl EventLoop {
         let Some(own) = self.sessions.of(session) else {
             return;
         };
+        own.heard = Instant::now();
         let token = self.slots.next_token();
         // The pair may hold the socket for a moment more, to abort with: so it is shared, not taken.
         let registered = socket.stream().try_clone().and_then(|stream| {
@@ -305,7 +307,6 @@ fn tell(spare: &mut Spare, plain: &[u8]) -> bool {
 mod tests {
     use super::*;
     use minitcptunnel_common::evloop::Deadlines;
-    use std::time::Instant;
 
     fn list(keep: u16, max: u16, idle: usize) -> SpareList {
         let mut list = SpareList::default();

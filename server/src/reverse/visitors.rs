@@ -11,6 +11,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use minitcptunnel_common::channel::ledger::Ledger;
 use minitcptunnel_common::channel::reuse::Recovered;
@@ -302,6 +303,10 @@ impl EventLoop {
             } = external;
             self.join(permit, channel, stream, address, tunnel, conn)
         });
+        // After the pair has begun: it is in no doubt.
+        if let Some(own) = self.sessions.of(session) {
+            own.heard = Instant::now();
+        }
         self.count_unless(joined, tunnel, visitor);
     }
 

@@ -47,6 +47,8 @@ pub(super) struct SealedSink {
     policy: Policy,
     rule: End,
     other: Arc<Other>,
+    /// FIN has been sealed.
+    finishing: bool,
     /// FIN has been sent.
     finished: bool,
     slot: Option<Slot>,
@@ -99,6 +101,7 @@ impl SealedSink {
             policy: Policy::new(compression),
             rule,
             other,
+            finishing: false,
             finished: false,
             slot,
         }
@@ -209,12 +212,17 @@ impl Sink for SealedSink {
                 if self.socket.is_aborted() {
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }
-                let mut fin = [0; HEAD + TAIL];
-                let sealer = self.sealer.as_mut().expect(OURS);
-                sealer
-                    .seal_stored(&mut fin, Kind::Data, FIN, 0)
-                    .map_err(damage)?;
-                self.socket.write_all(&fin)?;
+                self.catch_up()?;
+                if !self.finishing {
+                    lengthen(&mut self.buffer, HEAD + TAIL);
+                    let sealer = self.sealer.as_mut().expect(OURS);
+                    let n = sealer
+                        .seal_stored(&mut self.buffer, Kind::Data, FIN, 0)
+                        .map_err(damage)?;
+                    self.finishing = true;
+                    self.transmit(Unsent::stored(n))?;
+                    self.catch_up()?;
+                }
                 self.finished = true;
                 Ok(())
             }
