@@ -1,0 +1,3 @@
+//! The forward tunnel's client side.
+
+mod plan;
