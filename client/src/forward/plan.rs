@@ -157,6 +157,17 @@ impl<L, R> Plan<L, R> {
         Some(self.ready.remove(at).1)
     }
 
+    /// The ready connection of this number.
+    pub(super) fn ready(&mut self, number: u64) -> Option<&mut R> {
+        let (_, ready) = self.ready.iter_mut().find(|(n, _)| *n == number)?;
+        Some(ready)
+    }
+
+    /// All who wait: dialling again would not help them.
+    pub(super) fn give_up(&mut self) -> Vec<L> {
+        self.waiting.drain(..).map(|(_, local)| local).collect()
+    }
+
     /// Those whose deadline has passed.
     pub(super) fn expired(&mut self, now: Instant) -> Vec<L> {
         let count = self

@@ -411,13 +411,6 @@ fn token(number: u64) -> Token {
     Token(number as usize)
 }
 
-/// Bits to spread waits with. Without randomness the waits are merely not spread.
-pub(super) fn random() -> u64 {
-    let mut bytes = [0u8; 8];
-    let _ = orion::util::secure_rand_bytes(&mut bytes);
-    u64::from_le_bytes(bytes)
-}
-
 /// Tells the store when the loop's thread dies of a panic.
 struct Guard(Arc<StateStore>);
 

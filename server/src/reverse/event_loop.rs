@@ -31,7 +31,7 @@ use minitcptunnel_common::wire::message::Reason;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Poll, Token};
 
-use super::gate::{Gate, ReplayMemory};
+use crate::gate::{Gate, ReplayMemory};
 use super::knock::{Fresh, Knocking};
 use super::pairer::ConnectionPairer;
 use super::registry::TunnelRegistry;

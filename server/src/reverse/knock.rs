@@ -22,7 +22,7 @@ use mio::net::TcpStream;
 use mio::{Interest, Token};
 
 use super::event_loop::{ACCEPT_BATCH, Entry, EventLoop, Timer};
-use super::gate::Knock;
+use crate::gate::Knock;
 use super::strange::Strange;
 use super::verifier::Verified;
 

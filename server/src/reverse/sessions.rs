@@ -20,7 +20,7 @@ use minitcptunnel_common::wire::message::Message;
 use mio::Token;
 use mio::net::TcpStream;
 
-use super::gate::party;
+use crate::gate::party;
 use super::spares::SpareList;
 
 /// One authenticated control channel.

@@ -33,7 +33,7 @@ use self::ahead::Ahead;
 use self::plan::{OPENING_MAX, Plan};
 use self::waiting::Spare;
 use super::Input;
-use super::control::random;
+use minitcptunnel_common::backoff::random;
 use super::server::{Channel, Server};
 use super::tunnels::Enabled;
 use crate::local_proxy::{LocalProxy, WARN_EVERY};
