@@ -15,6 +15,7 @@ pub mod id;
 pub mod identity;
 pub mod log;
 pub mod metrics;
+pub mod pki;
 pub mod pool;
 pub mod relay;
 pub mod resources;
