@@ -2,6 +2,8 @@
 
 /// What the link between client and server can do on a bad day, and what both programs make of it.
 mod cuts;
+/// The forward tunnel with services of this process: traffic, ends, certificates, servers that come and go.
+mod forward;
 /// The inputs that fuzzing starts from, without fuzzing.
 mod fuzz_corpus;
 /// Clients with a key who want more than their share, and visitors who come in crowds.

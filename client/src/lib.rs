@@ -9,7 +9,7 @@
 
 pub mod cli;
 pub mod config;
-mod forward;
+pub mod forward;
 pub mod local_proxy;
 pub mod reverse;
 #[cfg(test)]

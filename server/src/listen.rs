@@ -63,9 +63,9 @@ pub(crate) fn explain(
             f,
             "not permitted. Ports below 1024 need privileges; choose a higher one with {option}"
         ),
-        io::ErrorKind::AddrNotAvailable => f.write_str(
-            "this is not an address of this machine. Use :: for all addresses",
-        ),
+        io::ErrorKind::AddrNotAvailable => {
+            f.write_str("this is not an address of this machine. Use :: for all addresses")
+        }
         _ => write!(f, "{e}"),
     }
 }

@@ -5,13 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use minitcptunnel_common::addresses::Addresses;
-use minitcptunnel_common::channel::tls::handshake::{Established, Handshake, HandshakeError};
+use minitcptunnel_common::channel::tls::{Established, Handshake, HandshakeError};
 use minitcptunnel_common::dial::{self, host_port, set_keepalive};
 use minitcptunnel_common::duplex::Socket;
 use minitcptunnel_common::metrics::Metrics;
-use minitcptunnel_common::pki::{self, ClientTls, Current, ServerNameError, Side};
+use minitcptunnel_common::pki::{self, ClientTls, Current, ServerName, ServerNameError, Side};
 use minitcptunnel_common::pool::Pool;
-use rustls::pki_types::ServerName;
 
 use super::{Forward, Timeouts};
 
@@ -75,7 +74,9 @@ impl Server {
 
     /// Nothing that blocks or panics runs under this lock.
     fn addresses(&self) -> MutexGuard<'_, Addresses<Arc<Address>>> {
-        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+        self.addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Blocks, at most for `timeouts.connect` and, at each address that answers, `timeouts.handshake`.

@@ -18,18 +18,17 @@ use crossbeam_channel::Receiver;
 use minitcptunnel_common::backoff::random;
 use minitcptunnel_common::channel::ledger::Ledger;
 use minitcptunnel_common::channel::tls;
-use minitcptunnel_common::channel::tls::handshake::Established;
+use minitcptunnel_common::channel::tls::Established;
 use minitcptunnel_common::duplex;
 use minitcptunnel_common::evloop::{Deadlines, Inbox, Slots, Watch};
 use minitcptunnel_common::log::Quiet;
 use minitcptunnel_common::log_limited;
 use minitcptunnel_common::metrics::Refusal;
-use minitcptunnel_common::pki::{ClientTls, ExpiryWatch, Follower, Look};
+use minitcptunnel_common::pki::{ClientTls, ExpiryWatch, Follower, Look, UnixTime};
 use minitcptunnel_common::pool::{Permit, PoolError};
 use minitcptunnel_common::resources;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
-use rustls::pki_types::UnixTime;
 
 use super::Forward;
 use super::dial::{Failure, Server, in_words_of};
@@ -251,7 +250,9 @@ impl EventLoop {
         for token in tokens {
             if let Some(listening) = self.listening(token) {
                 let (waiting, _) = listening.plan.end();
-                waiting.iter().for_each(|local| duplex::reset(&local.stream));
+                waiting
+                    .iter()
+                    .for_each(|local| duplex::reset(&local.stream));
             }
         }
         Ok(())
@@ -668,7 +669,8 @@ impl Drop for Dial {
             })
         });
         // If the loop is gone nobody waits any more.
-        self.mailbox.send(Event::Dialled(self.token, Box::new(result)));
+        self.mailbox
+            .send(Event::Dialled(self.token, Box::new(result)));
     }
 }
 

@@ -165,9 +165,20 @@ pub fn start(forwards: Vec<Forward>, pool: &Pool, metrics: &Metrics) -> Result<H
             "Forward {name} listening on {address} for {}",
             dial::in_words(&forward.servers)
         );
-        let server = Server::new(n, &forward, follower.current(), pool.clone(), metrics.part())
-            .map_err(|e| StartError::Name(name, e))?;
-        listening.push(Listening::new(listener, Arc::new(server), follower, &forward));
+        let server = Server::new(
+            n,
+            &forward,
+            follower.current(),
+            pool.clone(),
+            metrics.part(),
+        )
+        .map_err(|e| StartError::Name(name, e))?;
+        listening.push(Listening::new(
+            listener,
+            Arc::new(server),
+            follower,
+            &forward,
+        ));
     }
     let event_loop = EventLoop::new(poll, receiver, inbox.clone(), listening).map_err(resources)?;
     let (alive, failed) = crossbeam_channel::bounded::<()>(0);

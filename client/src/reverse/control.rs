@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use minitcptunnel_common::backoff::{Backoff, Jitter};
+use minitcptunnel_common::backoff::{Backoff, Jitter, random};
 use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::log::RateLimited;
 use minitcptunnel_common::metrics::TrafficSnapshot;

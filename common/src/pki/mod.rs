@@ -35,6 +35,8 @@ mod reload;
 mod server;
 mod v1;
 
+pub use rustls::pki_types::{ServerName, UnixTime};
+
 pub use client::{ClientSettings, ClientTls, ServerNameError, server_name};
 pub use expiry::{Expiry, ExpiryWatch, Validity};
 pub use explain::{Problem, Side, explain};

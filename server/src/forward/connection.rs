@@ -14,15 +14,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use minitcptunnel_common::channel::ledger::Ledger;
-use minitcptunnel_common::channel::tls::handshake::{Established, Handshake, HandshakeError, Progress};
 use minitcptunnel_common::channel::tls;
+use minitcptunnel_common::channel::tls::{Established, Handshake, HandshakeError, Progress};
 use minitcptunnel_common::duplex;
 use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::metrics::Refusal;
-use minitcptunnel_common::pki::{self, Peer, Side};
+use minitcptunnel_common::pki::{self, Peer, Side, UnixTime};
 use minitcptunnel_common::pool::PoolError;
 use mio::Token;
-use rustls::pki_types::UnixTime;
 
 use super::event_loop::Event;
 use super::service::Service;
@@ -98,7 +97,8 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         // If the loop is gone nobody counts any more.
-        self.inbox.send(Event::Left(self.token, self.failure.take()));
+        self.inbox
+            .send(Event::Left(self.token, self.failure.take()));
     }
 }
 
@@ -182,7 +182,10 @@ fn serve(
     let tls = service.tls.get();
     let certificates = established.peer_certificates();
     let peer = tls
-        .admit(Some(certificates).filter(|all| !all.is_empty()), UnixTime::now())
+        .admit(
+            Some(certificates).filter(|all| !all.is_empty()),
+            UnixTime::now(),
+        )
         .map_err(|refusal| (Kind::Handshake, refusal.to_string()))?;
     // From here on whatever ends it is a cut to the peer.
     duplex::reset(socket.stream());
@@ -206,9 +209,16 @@ fn serve(
         traffic: service.metrics.traffic.clone(),
     };
     let who = Who(peer);
-    log::debug!("forward={} connection from {address} client={who}", service.name);
+    log::debug!(
+        "forward={} connection from {address} client={who}",
+        service.name
+    );
     let external = tls::duplex(established, &ledger);
-    let (started, name, metrics) = (Instant::now(), service.name.clone(), service.metrics.clone());
+    let (started, name, metrics) = (
+        Instant::now(),
+        service.name.clone(),
+        service.metrics.clone(),
+    );
     let on_end = move |ended| {
         let active = metrics.traffic.snapshot().live;
         log::info!(

@@ -14,16 +14,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use minitcptunnel_common::channel::tls::handshake::Handshake;
+use minitcptunnel_common::channel::tls::Handshake;
 use minitcptunnel_common::duplex::{Abortable, Socket};
 use minitcptunnel_common::evloop::{DeadlineKey, Deadlines, Inbox, Slots};
 use minitcptunnel_common::log::Quiet;
 use minitcptunnel_common::log_limited;
-use minitcptunnel_common::pki::{ExpiryWatch, Follower, Look, ServerTls};
+use minitcptunnel_common::pki::{ExpiryWatch, Follower, Look, ServerTls, UnixTime};
 use minitcptunnel_common::resources;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
-use rustls::pki_types::UnixTime;
 
 use super::connection::{Failure, Guest, Kind, Pending};
 use super::service::Service;
@@ -250,7 +249,11 @@ impl EventLoop {
                 "forward {name}: out of file descriptors; new connections wait. Raise the limit (ulimit -n, LimitNOFILE)"
             );
         } else {
-            log_limited!(log::Level::Error, say, "forward {name}: cannot accept a connection: {e}");
+            log_limited!(
+                log::Level::Error,
+                say,
+                "forward {name}: cannot accept a connection: {e}"
+            );
         }
         self.deadlines.add(due, Timer::CoolDown(token));
     }

@@ -6,8 +6,6 @@
 //! ```
 
 use std::collections::HashMap;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
 use minitcptunnel_common::id::{SessionId, TunnelId};
