@@ -1,4 +1,6 @@
-//! The subcommands that print and end: `pubkey`, `check`.
+//! The subcommands that print and end: `pubkey`, `check`, `certs`.
+
+pub mod certs;
 
 use std::fmt::Write;
 

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use minitcptunnel_common::config::{Grace, Seconds};
 use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::log::{self as logging, LogOptions, Verbosity};
-use minitcptunnel_server::cli;
+use minitcptunnel_server::cli::{self, certs};
 use minitcptunnel_server::config::{self, Checked, Overrides};
 use minitcptunnel_server::reverse::{self, StartError};
 
@@ -50,10 +50,18 @@ enum Subcommands {
     Pubkey,
     /// Check the configuration and say what it would do
     Check,
+    /// Make certificates for TLS: a CA, and what it signs
+    Certs {
+        #[command(subcommand)]
+        command: certs::Command,
+    },
 }
 
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Subcommands::Certs { command }) = &arguments.command {
+        return print(certs::run(command), certs::exit_code).into();
+    }
     let overrides = Overrides {
         port: arguments.port,
         bind: arguments.bind,
@@ -72,8 +80,12 @@ fn main() -> std::process::ExitCode {
                 }
             }
         }
-        (Subcommands::Pubkey, Ok(checked)) => print(cli::pubkey(&checked.config)),
-        (Subcommands::Check, Ok(checked)) => print(cli::check(&checked)),
+        (Subcommands::Pubkey, Ok(checked)) => {
+            print(cli::pubkey(&checked.config), StartError::exit_code)
+        }
+        (Subcommands::Check, Ok(checked)) => print(cli::check(&checked), StartError::exit_code),
+        // Done above: certificates are made without a configuration.
+        (Subcommands::Certs { .. }, _) => ExitCode::Ok,
         (_, Err(e)) => complain(&e, ExitCode::Configuration),
     }
     .into()
@@ -92,13 +104,13 @@ fn log_options(arguments: &Arguments) -> LogOptions {
 }
 
 /// Prints what a command has to say, or what went wrong. A closed stdout is nobody's problem.
-fn print(result: Result<String, StartError>) -> ExitCode {
+fn print<E: std::error::Error>(result: Result<String, E>, code: fn(&E) -> ExitCode) -> ExitCode {
     match result {
         Ok(text) => {
             let _ = writeln!(io::stdout(), "{text}");
             ExitCode::Ok
         }
-        Err(e) => complain(&e, e.exit_code()),
+        Err(e) => complain(&e, code(&e)),
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   init    ca.crt  ca.key ──signs──> server.crt  server.key
-//!   client  ca.crt  ca.key ──signs──> NAME.crt    NAME.key      (the CA may be any, also openssl's)
+//!   server  the CA there   ──signs──> server.crt  server.key    (when the first ones end)
+//!   client  the CA there   ──signs──> NAME.crt    NAME.key      (any CA, also one of openssl)
 //! ```
 //!
 //! ECDSA P-256 keys: every TLS program of the last ten years takes them, and they are quick. RSA is
@@ -10,6 +11,7 @@
 //!
 //! Nothing is ever overwritten. Keys are readable by their owner alone, from their first byte on.
 
+use super::UnixTime;
 use super::der::Parts;
 use super::expiry::date;
 use super::load::{self, Contents, LoadError, Origin};
@@ -18,7 +20,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
-use rustls::pki_types::{CertificateDer, DnsName, UnixTime};
+use rustls::pki_types::{CertificateDer, DnsName};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -171,7 +173,7 @@ pub fn init(
     addresses: &[IpAddr],
     now: UnixTime,
 ) -> Result<[Made; 2], MakeError> {
-    let alternatives = server_names(hosts, addresses)?;
+    let leaf = Leaf::server(hosts, addresses)?;
     let (ca, server) = (Pair::new(folder, "ca"), Pair::new(folder, "server"));
     ca.must_be_free()?;
     server.must_be_free()?;
@@ -179,7 +181,7 @@ pub fn init(
 
     let ca_key = KeyPair::generate()?;
     let (mut params, ca_until) = lifetime(now, CA_DAYS, u64::MAX);
-    // The day makes it one of its own: two CAs of one name are hard to tell apart in errors.
+    // The day tells it from the next one: two CAs of one name are hard to tell apart in errors.
     let name = format!("MiniTCPTunnel CA {}", date(now.as_secs()));
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -187,21 +189,26 @@ pub fn init(
     let ca_certificate = params.self_signed(&ca_key)?;
     let issuer = Issuer::new(params, &ca_key);
 
-    let common_name = hosts
-        .first()
-        .cloned()
-        .or(addresses.first().map(IpAddr::to_string));
-    let leaf = Leaf {
-        common_name: common_name.filter(|name| name.len() <= LONGEST_COMMON_NAME),
-        alternatives,
-        purpose: ExtendedKeyUsagePurpose::ServerAuth,
-    };
     let key = KeyPair::generate()?;
     let (certificate, until) = leaf.signed(&key, &issuer, now, ca_until)?;
     Ok([
         ca.write(&ca_certificate.pem(), &ca_key, ca_until)?,
         server.write(&certificate, &key, until)?,
     ])
+}
+
+/// `certs server`: another certificate for a server, by the CA in the folder.
+///
+/// # Errors
+/// If there is no CA, a name cannot be used, or one of the files exists.
+pub fn server(
+    folder: &Path,
+    hosts: &[String],
+    addresses: &[IpAddr],
+    now: UnixTime,
+) -> Result<Made, MakeError> {
+    let leaf = Leaf::server(hosts, addresses)?;
+    by_the_ca(folder, "server", leaf, now)
 }
 
 /// `certs client`: a certificate for a client of this name, by the CA in the folder.
@@ -223,24 +230,26 @@ pub fn client(folder: &Path, name: &str, now: UnixTime) -> Result<Made, MakeErro
     if ["ca", "server"].contains(&name.to_ascii_lowercase().as_str()) {
         return refuse("the files of the CA and the server bear it already");
     }
-    let pair = Pair::new(folder, name);
-    pair.must_be_free()?;
-    let ca = Ca::load(folder, now)?;
-    let alternative = if name.contains('@') {
-        text(name).map(SanType::Rfc822Name)
+    // Not every name is one of a host; the common name is always there.
+    let alternatives = if name.contains('@') {
+        vec![SanType::Rfc822Name(text(name)?)]
+    } else if DnsName::try_from(name).is_ok() {
+        vec![SanType::DnsName(text(name)?)]
     } else {
-        text(name).map(SanType::DnsName)
+        Vec::new()
     };
     let leaf = Leaf {
         common_name: Some(name.to_owned()),
-        // Not every name is one of a host; the common name is always there.
-        alternatives: if name.contains('@') || DnsName::try_from(name).is_ok() {
-            vec![alternative?]
-        } else {
-            Vec::new()
-        },
+        alternatives,
         purpose: ExtendedKeyUsagePurpose::ClientAuth,
     };
+    by_the_ca(folder, name, leaf, now)
+}
+
+fn by_the_ca(folder: &Path, name: &str, leaf: Leaf, now: UnixTime) -> Result<Made, MakeError> {
+    let pair = Pair::new(folder, name);
+    pair.must_be_free()?;
+    let ca = Ca::load(folder, now)?;
     let key = KeyPair::generate()?;
     let (certificate, until) = leaf.signed(&key, &ca.issuer, now, ca.until)?;
     ca.must_have_signed(&certificate)?;
@@ -327,6 +336,16 @@ struct Leaf {
 }
 
 impl Leaf {
+    fn server(hosts: &[String], addresses: &[IpAddr]) -> Result<Self, MakeError> {
+        let first = hosts.first().cloned();
+        let common_name = first.or(addresses.first().map(IpAddr::to_string));
+        Ok(Self {
+            common_name: common_name.filter(|name| name.len() <= LONGEST_COMMON_NAME),
+            alternatives: server_names(hosts, addresses)?,
+            purpose: ExtendedKeyUsagePurpose::ServerAuth,
+        })
+    }
+
     /// The certificate as PEM, and its end.
     fn signed<S: rcgen::SigningKey>(
         self,

@@ -43,6 +43,7 @@ pub use explain::{Problem, Side, explain};
 pub use load::{Contents, Fault, Found, LoadError};
 pub use names::{AllowedNames, AllowedNamesError, Names};
 pub use reload::{Current, Follower, Look, Reloadable};
+pub use rustls::pki_types::UnixTime;
 pub use server::{Peer, ServerSettings, ServerTls};
 
 use rustls::SupportedProtocolVersion;

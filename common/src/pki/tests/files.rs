@@ -197,7 +197,7 @@ fn changed_files_come_into_force_at_the_second_look() {
     assert_eq!(shake(&client, &first.config, HOST).server, Ok(()));
 
     // A list in the configuration comes the other way.
-    let mut settings = site.settings.clone();
+    let mut settings = site.settings;
     settings.allowed = vec!["client1".to_owned()];
     follower.set(settings).expect("good");
     assert_eq!(shake(&client, &current.get().config, HOST).server, Ok(()));
@@ -417,6 +417,13 @@ fn nothing_is_overwritten_and_bad_names_are_refused() {
         assert!(matches!(e, make::MakeError::Name(..)), "{hosts:?}: {e}");
     }
     assert!(!folder.join("new").exists());
+
+    // The old certificate of the server is out of the way, its CA is not.
+    for end in ["crt", "key"] {
+        fs::remove_file(folder.join(format!("server.{end}"))).expect("removed");
+    }
+    make::server(folder, &hosts, &[], now).expect("made");
+    make::server(folder, &hosts, &[], now).expect_err("taken");
 
     // A CA whose time is over, and a certificate that is none.
     let later = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs() + 3653 * 86_400));

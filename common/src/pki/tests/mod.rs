@@ -14,7 +14,6 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
 };
-use rustls::pki_types::UnixTime;
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 use std::fs;
 use std::path::PathBuf;

@@ -81,10 +81,9 @@ impl<'a> Forge<'a> {
 }
 
 fn pem(der: &[u8]) -> String {
-    use x509_parser::nom::AsBytes;
-    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    for chunk in der.as_bytes().chunks(3) {
+    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    for chunk in der.chunks(3) {
         let word = chunk
             .iter()
             .chain([0, 0].iter())
@@ -147,7 +146,7 @@ fn forged_ones_are_refused() {
     let good = ca(ca_params("Good CA"));
     let namesake = ca(ca_params("Good CA"));
     let other = ca(ca_params("Other CA"));
-    let cases: [(&str, Forge<'_>, &str); 7] = [
+    let cases: [(&str, Forge<'_>, &str); 6] = [
         (
             "another CA's key under the right issuer name",
             Forge {
@@ -187,14 +186,6 @@ fn forged_ones_are_refused() {
             "is signed in a way that is not safe or not known here",
         ),
         (
-            "two algorithms",
-            Forge {
-                inner_algorithm: ECDSA_SHA384,
-                ..Forge::honest(&good)
-            },
-            "cannot be accepted",
-        ),
-        (
             "extensions in version 1",
             Forge {
                 more: &[0xa3, 2, 0x30, 0],
@@ -205,9 +196,6 @@ fn forged_ones_are_refused() {
     ];
     for version in VERSIONS {
         for (title, forge, wanted) in &cases {
-            if *title == "two algorithms" {
-                continue; // not a certificate for our own client: see below
-            }
             let said = meet_with(&good, version, forge).server;
             let said = said.expect_err(title);
             assert!(said.contains(wanted), "{title} ({version}): {said}");
