@@ -294,3 +294,33 @@ pub(crate) fn no_memory(kind: Kind) {
     let silent = over(client, near).source.fill_buf().map(<[u8]>::len);
     assert_eq!(silent.unwrap_err().kind(), ErrorKind::WouldBlock);
 }
+
+/// What a connection takes while bytes flow it gives back when they do not.
+pub(crate) fn memory_comes_back(kind: Kind) {
+    use minitcptunnel_common::channel::ledger::Ledger;
+    const MUCH: u64 = 1 << 20;
+    let ledger = Ledger::default();
+    let (near, far) = link();
+    let [client, server] = established(Terms::of(kind.layer));
+    let socket = Socket::new(near).unwrap();
+    let near = minitcptunnel_common::channel::tls::duplex(client, socket, &ledger);
+    let (mut near, mut far) = (Side::ours(near), Side::ours(over(server, far)));
+    let at_rest = ledger.budget.used();
+    assert!(at_rest > 0, "a session counts");
+    let mut most = 0;
+    for outwards in [true, false] {
+        let (from, to) = if outwards {
+            (&mut near.writer, &mut far.reader)
+        } else {
+            (&mut far.writer, &mut near.reader)
+        };
+        thread::scope(|s| {
+            s.spawn(|| from.send(&mut Content::new(2), MUCH, None).unwrap());
+            to.expect(&mut Content::new(2), MUCH);
+        });
+        most = most.max(ledger.budget.used());
+        near.rest();
+        assert_eq!(ledger.budget.used(), at_rest);
+    }
+    assert!(most > at_rest + 64 * 1024, "large buffers count: {most}");
+}

@@ -390,6 +390,14 @@ impl Side {
         }
     }
 
+    /// Reads until silence, and gives the buffers of both halves back as a pump does.
+    pub(crate) fn rest(&mut self) {
+        self.reader.rest();
+        if let Writer::Ours(sink) = &mut self.writer {
+            sink.rest();
+        }
+    }
+
     pub(crate) fn say(&mut self, content: &mut Content, n: u64) {
         self.writer.send(content, n, None).expect("sending");
     }
@@ -524,12 +532,8 @@ impl Path {
                 chain.pools.iter().all(|pool| pool.resting() == 2)
             }),
             None => {
-                for side in [&mut self.left, &mut self.right] {
-                    side.reader.rest();
-                    if let Writer::Ours(sink) = &mut side.writer {
-                        sink.rest();
-                    }
-                }
+                self.left.rest();
+                self.right.rest();
             }
         }
     }

@@ -5,19 +5,20 @@ use std::net::TcpStream;
 use std::sync::Arc;
 
 use minitcptunnel_common::channel::tls::{Handshake, Progress};
-use minitcptunnel_common::duplex::{Socket, Wait};
+use minitcptunnel_common::duplex::{self, Duplex, Socket, Wait};
+use minitcptunnel_common::pool::Pool;
 use rustls::crypto::cipher::{AeadKey, Iv, MessageEncrypter, OutboundChunks, OutboundPlainMessage};
 use rustls::{
     CipherSuite, ClientConnection, Connection, ConnectionTrafficSecrets, ContentType,
     ProtocolVersion, ServerConnection, SupportedCipherSuite,
 };
 
-use crate::path::{Hand, Kind, Layer, Reader, Seen, Side, Writer};
+use crate::path::{Hand, Kind, Layer, Reader, Seen, Side, Writer, start};
 use crate::rig::{Content, PATIENCE, eventually, link};
 use crate::tls::{Terms, name, over};
 
 /// An end of rustls' own, and the honest one, which is ours.
-fn meet(layer: Layer, forger: Hand) -> (Connection, TcpStream, Side) {
+fn meet(layer: Layer, forger: Hand) -> (Connection, TcpStream, Duplex) {
     let suite = match layer {
         // The only cipher of 1.2 whose nonces are counted by both ends alike.
         Layer::Tls12 => CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
@@ -54,34 +55,25 @@ fn meet(layer: Layer, forger: Hand) -> (Connection, TcpStream, Side) {
     });
     eventually("our end is done", || ours.step().unwrap() == Progress::Done);
     let (forging, stream) = shaking.join().unwrap();
-    (
-        forging,
-        stream,
-        Side::ours(over(ours.established(), honest)),
-    )
+    (forging, stream, over(ours.established(), honest))
 }
 
-/// An end in our own hands.
-struct Forger {
-    stream: TcpStream,
+/// What seals the records of an end in our own hands.
+struct Keys {
     encrypter: Box<dyn MessageEncrypter>,
     sequence: u64,
-    honest: Side,
 }
 
-impl Forger {
-    fn new(layer: Layer, forger: Hand) -> Self {
-        let (connection, stream, honest) = meet(layer, forger);
+impl Keys {
+    fn of(connection: Connection) -> Self {
         let suite = connection.negotiated_cipher_suite().unwrap();
         let (sequence, secrets) = connection.dangerous_extract_secrets().unwrap().tx;
         let ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } = secrets else {
             panic!("another cipher was asked for");
         };
         Self {
-            stream,
             encrypter: encrypter(suite, key, iv),
             sequence,
-            honest,
         }
     }
 
@@ -94,6 +86,28 @@ impl Forger {
         let record = self.encrypter.encrypt(message, self.sequence).unwrap();
         self.sequence += 1;
         record.encode()
+    }
+}
+
+/// An end in our own hands.
+struct Forger {
+    stream: TcpStream,
+    keys: Keys,
+    honest: Side,
+}
+
+impl Forger {
+    fn new(layer: Layer, forger: Hand) -> Self {
+        let (connection, stream, honest) = meet(layer, forger);
+        Self {
+            stream,
+            keys: Keys::of(connection),
+            honest: Side::ours(honest),
+        }
+    }
+
+    fn record(&mut self, typ: ContentType, payload: &[u8]) -> Vec<u8> {
+        self.keys.record(typ, payload)
     }
 
     fn data(&mut self, bytes: &[u8]) -> Vec<u8> {
@@ -285,7 +299,8 @@ pub(crate) fn many_tickets_are_heavy(kind: Kind) {
 
 /// New keys as often as there is something to say are fine, and are answered; without a word they are not.
 pub(crate) fn key_updates(kind: Kind) {
-    let (mut peer, mut stream, mut honest) = meet(kind.layer, Hand::Left);
+    let (mut peer, mut stream, honest) = meet(kind.layer, Hand::Left);
+    let mut honest = Side::ours(honest);
     let refresh = |peer: &mut Connection| match peer {
         Connection::Client(client) => client.refresh_traffic_keys().unwrap(),
         Connection::Server(_) => unreachable!("a client was asked for"),
@@ -363,4 +378,36 @@ pub(crate) fn fatal_alert(kind: Kind) {
     let mut bytes: &[u8] = b"late";
     let refused = sink.take_from(&mut bytes).unwrap_err();
     assert_eq!(refused.error().kind(), ErrorKind::InvalidData);
+}
+
+/// Records that come in drops, and short conversations, hold no worker at any time; a peer that falls silent in the
+/// middle of a large one holds none for long.
+pub(crate) fn little_needs_no_worker(kind: Kind) {
+    let pool = Pool::new(1).unwrap();
+    let (left, external) = link();
+    let (connection, mut wire, near) = meet(kind.layer, Hand::Left);
+    let mut keys = Keys::of(connection);
+    let external = duplex::tcp(external).unwrap();
+    let ended = start(&pool, 1, external, near, &Arc::default());
+    let mut left = Side::app(left);
+    let mut data = |bytes: &[u8]| keys.record(ContentType::ApplicationData, bytes);
+    let bytes = [data(b"one"), data(b"two"), data(b"three")].concat();
+    for drop in bytes.chunks(bytes.len() / 7) {
+        wire.write_all(drop).unwrap();
+        // Whoever was woken has been asleep again since; without this the drops might come as one.
+        eventually("both directions rest", || pool.resting() == 2);
+    }
+    left.hear_exactly(b"one");
+    left.hear_exactly(b"two");
+    left.hear_exactly(b"three");
+    left.say(&mut Content::new(1), 1000);
+    wire.read_exact(&mut [0]).unwrap();
+    assert_eq!(pool.workers(), 0, "nobody was needed");
+    let record = data(&Content::new(5).take(16 * 1024));
+    wire.write_all(&record[..10_000]).unwrap();
+    eventually("both directions rest", || pool.resting() == 2);
+    wire.write_all(&record[10_000..]).unwrap();
+    left.hear(&mut Content::new(5), 16 * 1024);
+    drop((left, wire));
+    ended.recv_timeout(PATIENCE).unwrap();
 }
