@@ -11,9 +11,10 @@ use minitcptunnel_common::budget::Budget;
 use minitcptunnel_common::capacity::Capacity;
 use minitcptunnel_common::config::{
     self, AnyPort, Checker, CompressionSetting, Count, CountOrNone, Grace, Host, Places, Port,
-    Seconds, Secret, Size,
+    RawLogging, Seconds, Secret, Size, check_logging,
 };
 use minitcptunnel_common::identity::{self, IdentityKey, PublicKey};
+use minitcptunnel_common::log::Logging;
 use minitcptunnel_common::resources;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,7 @@ pub struct Raw {
     pub limits: Option<RawLimits>,
     pub timeouts: Option<RawTimeouts>,
     pub grace: Option<Grace>,
+    pub logging: Option<RawLogging>,
 }
 
 /// One of the `tunnels` of the file.
@@ -115,6 +117,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How long running pairs may go on after a signal.
     pub grace: Duration,
+    /// Where the log goes besides stdout, and what it says.
+    pub logging: Logging,
 }
 
 impl Config {
@@ -220,6 +224,9 @@ pub fn load(path: &Path, pinning: Pinning) -> Result<Checked, KeyError> {
 /// Checks what was typed.
 pub fn check(raw: Raw, places: Places, pinning: Pinning) -> Result<Checked, KeyError> {
     let file = places.file().map(Path::to_path_buf).unwrap_or_default();
+    // So that what is relative to it keeps its meaning.
+    let absolute = std::path::absolute(&file).unwrap_or_else(|_| file.clone());
+    let folder = absolute.parent().unwrap_or(Path::new(""));
     let mut checker = Checker::new(places);
 
     let identity = raw
@@ -239,6 +246,13 @@ pub fn check(raw: Raw, places: Places, pinning: Pinning) -> Result<Checked, KeyE
     let tunnels = tunnels::check(&mut checker, raw.tunnels, compression);
     let limits = limits(&mut checker, &raw.limits.unwrap_or_default());
     let timeouts = timeouts(&mut checker, &raw.timeouts.unwrap_or_default());
+    let logging = check_logging(&mut checker, raw.logging, folder);
+    if logging.file.as_ref() == Some(&absolute) {
+        checker.error(
+            "logging.log_file",
+            "this is the configuration file itself; the log needs a file of its own",
+        );
+    }
 
     let warnings = checker.finish()?;
     // `host` reported an error if there is none, and `finish` has returned it.
@@ -246,7 +260,7 @@ pub fn check(raw: Raw, places: Places, pinning: Pinning) -> Result<Checked, KeyE
         unreachable!("a missing host is an error")
     };
     let config = Config {
-        file: std::path::absolute(&file).unwrap_or(file),
+        file: absolute,
         server_host,
         server_port: raw.server_port.map_or(9000, |port| port.0),
         server_pub_key,
@@ -257,6 +271,7 @@ pub fn check(raw: Raw, places: Places, pinning: Pinning) -> Result<Checked, KeyE
         limits,
         timeouts,
         grace: raw.grace.map_or(Duration::from_secs(5), Grace::duration),
+        logging,
     };
     Ok(Checked { config, warnings })
 }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use minitcptunnel_common::config::CompressionSetting;
 use minitcptunnel_common::id::{ConnId, TunnelId};
 use minitcptunnel_common::identity::IdentityKey;
+use minitcptunnel_common::log::Logging;
 use minitcptunnel_common::wire::message::{Message, Status};
 
 use crate::config::{Config, Limits, Timeouts, Tunnel};
@@ -56,6 +57,7 @@ fn config(server: &FakeServer) -> Config {
             backoff_max: NEVER,
         },
         grace: Duration::ZERO,
+        logging: Logging::default(),
     }
 }
 

@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod pool;
 pub mod relay;
 pub mod resources;
+pub mod signals;
 pub mod wire;
 
 #[cfg(test)]

@@ -5,8 +5,9 @@
 use minitcptunnel_common::budget::Budget;
 use minitcptunnel_common::config::{
     self, AnyPort, Checker, CompressionSetting, ConfigError, Count, Grace, Places, PortSet,
-    Problem, Seconds, Size,
+    Problem, RawLogging, Seconds, Size, check_logging,
 };
+use minitcptunnel_common::log::Logging;
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ pub struct Raw {
     pub limits: Option<RawLimits>,
     pub timeouts: Option<RawTimeouts>,
     pub grace: Option<Grace>,
+    pub logging: Option<RawLogging>,
 }
 
 /// The `limits` of the file.
@@ -94,6 +96,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How long running pairs may go on after a signal.
     pub grace: Duration,
+    /// Where the log goes besides stdout, and what it says.
+    pub logging: Logging,
 }
 
 /// How much of everything there may be.
@@ -223,6 +227,18 @@ pub fn check(raw: Raw, places: Places, overrides: &Overrides) -> Result<Checked,
         );
     }
 
+    let logging = check_logging(&mut checker, raw.logging, &folder);
+    if logging
+        .file
+        .as_ref()
+        .is_some_and(|log| [&identity_key_file, &allowed_clients_file].contains(&log))
+    {
+        checker.error(
+            "logging.log_file",
+            "this file is another file of the server already; the log needs one of its own",
+        );
+    }
+
     let allowed_ports = raw.allowed_ports.unwrap_or(PortSet::Any);
     match &allowed_ports {
         PortSet::Ranges(ranges) if ranges.is_empty() => {
@@ -255,6 +271,7 @@ pub fn check(raw: Raw, places: Places, overrides: &Overrides) -> Result<Checked,
             .grace
             .or(raw.grace.map(Grace::duration))
             .unwrap_or(Duration::from_secs(5)),
+        logging,
     };
     let warnings = checker.finish()?;
     Ok(Checked { config, warnings })

@@ -13,10 +13,12 @@
 mod de;
 pub mod edit;
 mod json;
+mod logging;
 mod node;
 mod types;
 mod yaml;
 
+pub use logging::{RawLogging, RawRotation, check_logging};
 pub use node::Place;
 pub use types::{
     AnyPort, CompressionSetting, Count, CountOrNone, Grace, Host, HostError, Port, PortRange,
