@@ -4,14 +4,14 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
-use minitcptunnel_common::config::{ConfigError, Grace, Seconds};
+use minitcptunnel_common::config::{ConfigError, Grace, NO_FORWARD_JOB, Seconds};
 use minitcptunnel_common::dial;
 use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::identity::KeyOrigin;
 use minitcptunnel_common::log::{Format, LogOptions, Logging, Verbosity};
 
 use crate::StartError;
-use crate::config::{self, Checked, Config, KeyError, Pinning};
+use crate::config::{self, Checked, Config, KeyError, Limits, Pinning, Reverse};
 use crate::state::End;
 
 /// Offers local services on the public ports of a MiniTCPTunnel server.
@@ -121,7 +121,12 @@ impl Loaded {
 #[must_use]
 pub fn load(file: &Path, pinning: Pinning) -> Loaded {
     let mut news = Vec::new();
-    let checked = config::ensure_identity_key(file).and_then(|ensured| {
+    let checked = config::runs_reverse(file).and_then(|reverse| {
+        // A certificate is all that a forward shows.
+        if !reverse {
+            return config::load(file, pinning);
+        }
+        let ensured = config::ensure_identity_key(file)?;
         if ensured.origin == KeyOrigin::Created {
             news.push(format!(
                 "Made a new identity key in {}; add it to the server's allowed_clients.txt",
@@ -168,6 +173,30 @@ pub fn check(file: &Path, pinning: Pinning) -> Result<String, KeyError> {
 
 fn describe(config: &Config) -> String {
     let mut lines = vec![format!("{} is fine.", config.file.display())];
+    if let Some(reverse) = &config.reverse {
+        describe_reverse(&mut lines, reverse, &config.limits);
+    }
+    lines.extend(config.forwards.iter().map(ToString::to_string));
+    if let Some(file) = &config.logging.file {
+        lines.push(format!(
+            "Logs to stdout and to {}: {}.",
+            file.display(),
+            config.logging.rotation
+        ));
+    }
+    lines.push(format!(
+        "Carries up to {}, in {} MiB of buffers; gives them {} s when it is stopped.",
+        config.capacity(),
+        config.memory_budget / (1024 * 1024),
+        config.grace.as_secs_f64()
+    ));
+    if !config.forwards.is_empty() {
+        lines.push(format!("But {NO_FORWARD_JOB}."));
+    }
+    lines.join("\n")
+}
+
+fn describe_reverse(lines: &mut Vec<String>, config: &Reverse, limits: &Limits) {
     lines.push(format!(
         "Connects to {}{}.",
         dial::host_port(config.server_host.as_str(), config.server_port),
@@ -198,20 +227,13 @@ fn describe(config: &Config) -> String {
             )
         });
     }
-    lines.push(match config.limits.spare_channels {
+    lines.push(match limits.spare_channels {
         0 => "Keeps no data channels ready for visitors.".to_owned(),
         keep => format!(
             "Keeps data channels ready for visitors: {keep}, up to {} when many come.",
-            config.limits.max_spare_channels
+            limits.max_spare_channels
         ),
     });
-    lines.push(format!(
-        "Carries up to {}, in {} MiB of buffers; gives them {} s when it is stopped.",
-        config.capacity(),
-        config.memory_budget / (1024 * 1024),
-        config.grace.as_secs_f64()
-    ));
-    lines.join("\n")
 }
 
 /// The exit code for a configuration or key that cannot be used.
@@ -236,6 +258,7 @@ pub fn code_of_config(e: &KeyError) -> ExitCode {
 pub fn code_of_start(e: &StartError) -> ExitCode {
     match e {
         StartError::NoIdentity => ExitCode::Identity,
+        StartError::NoForwardJob => ExitCode::Configuration,
         StartError::Resources(_) => ExitCode::Resources,
     }
 }

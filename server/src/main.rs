@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
-use minitcptunnel_common::config::{Grace, Seconds};
+use minitcptunnel_common::config::{Grace, NO_FORWARD_JOB, Seconds};
 use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::log::{self as logging, Format, LogOptions, Logging, Verbosity};
 use minitcptunnel_common::signals;
@@ -124,6 +124,10 @@ fn complain(e: &dyn std::error::Error, code: ExitCode) -> ExitCode {
 fn run(arguments: &Arguments, checked: Checked) -> ExitCode {
     for warning in &checked.warnings {
         log::warn!("{warning}");
+    }
+    if !checked.config.forwards.is_empty() {
+        log::error!("{NO_FORWARD_JOB}");
+        return ExitCode::Configuration;
     }
     let grace = checked.config.grace;
     // Before the first socket: a signal during the start must not be lost.

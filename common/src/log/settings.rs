@@ -93,6 +93,23 @@ impl Default for Rotation {
     }
 }
 
+/// In plain words, for `check`.
+impl fmt::Display for Rotation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.max_size, self.interval) {
+            (None, None) => return f.write_str("which is never rotated"),
+            (Some(size), None) => write!(f, "a new file before {size} bytes are exceeded")?,
+            (None, Some(each)) => write!(f, "a new file every {} s", each.as_secs())?,
+            (Some(size), Some(each)) => write!(
+                f,
+                "a new file every {} s, and before {size} bytes are exceeded",
+                each.as_secs()
+            )?,
+        }
+        write!(f, ", old ones kept: {}", self.keep)
+    }
+}
+
 /// What a configuration file says about the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Logging {

@@ -190,6 +190,20 @@ fn a_line_longer_than_a_file_has_one_to_itself() {
     assert_eq!(dir.names().len(), 3);
 }
 
+/// As when the disk takes half of it and the rest later.
+#[test]
+fn the_rest_of_a_line_goes_where_it_began() {
+    let dir = Scratch::new();
+    let path = dir.path().join("a.log");
+    let mut file = Hand::at_noon().file(&path, by_size(5, 3));
+    assert_eq!(file.write(b"half").unwrap(), 4);
+    put(&mut file, " and half");
+    assert_eq!(text(&path), "half and half\n");
+    put(&mut file, "new");
+    assert_eq!(text(&path), "new\n");
+    assert_eq!(text(numbered(&path, 1)), "half and half\n");
+}
+
 #[test]
 fn a_gap_among_the_old_files_is_filled_before_one_is_lost() {
     let dir = Scratch::new();
