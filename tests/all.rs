@@ -10,6 +10,8 @@ mod fuzz_corpus;
 mod greedy;
 /// What strangers can try before they are anybody.
 mod hostile;
+/// Log files beside stdout: rotation, SIGHUP, full disks; levels and formats.
+mod logs;
 /// What the programs hold under load, and what is left of it.
 mod memory;
 /// The programs as a person or a service manager meets them: arguments, files, signals, exit codes, log texts.

@@ -19,6 +19,7 @@ pub mod pki;
 pub mod pool;
 pub mod relay;
 pub mod resources;
+pub mod signals;
 pub mod wire;
 
 #[cfg(test)]

@@ -133,7 +133,7 @@ impl Server {
 pub(super) fn in_words_of(e: &HandshakeError) -> Failure {
     match e.tls_error() {
         Some(e) => {
-            let problem = pki::explain(e, Side::Client);
+            let problem = pki::explain(&e, Side::Client);
             Failure {
                 what: problem.text,
                 lasts: problem.lasts,

@@ -394,12 +394,13 @@ impl EventLoop {
             let active = metrics.traffic.snapshot().live;
             log::info!("connection ended forward={name} from={address} {ended} active={active}");
         };
+        let socket = established.socket().clone();
         log::debug!("forward={} connection from {address}", server.name);
         let joined = server.pool.start(
             permit,
             server.owner,
             external,
-            tls::duplex(established, &ledger),
+            tls::duplex(established, socket, &ledger),
             server.metrics.traffic.clone(),
             on_end,
         );

@@ -90,7 +90,7 @@ impl ControlClient {
         let (inbox, receiver) = Inbox::new(&poll, INBOX)?;
         let times = &config.timeouts;
         let tunnels = TunnelManager::new(
-            &config.tunnels,
+            config.reverse.as_ref().map_or(&[], |it| &it.tunnels),
             Timing {
                 // The server that answers heartbeats within this answers questions within it, too.
                 answer: times.heartbeat_timeout,

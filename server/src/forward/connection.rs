@@ -166,7 +166,7 @@ impl Pending {
 /// What a failed handshake means, and what mends it.
 fn in_words(e: &HandshakeError) -> String {
     match e.tls_error() {
-        Some(e) => pki::explain(e, Side::Server).to_string(),
+        Some(e) => pki::explain(&e, Side::Server).to_string(),
         None => e.to_string(),
     }
 }
@@ -213,7 +213,7 @@ fn serve(
         "forward={} connection from {address} client={who}",
         service.name
     );
-    let external = tls::duplex(established, &ledger);
+    let external = tls::duplex(established, socket, &ledger);
     let (started, name, metrics) = (
         Instant::now(),
         service.name.clone(),
