@@ -30,9 +30,9 @@ use minitcptunnel_common::resources;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
 
-use super::Forward;
 use super::dial::{Failure, Server, in_words_of};
 use super::plan::{Bounds, Next, Plan};
+use crate::config::forward::Forward;
 
 pub(super) const INBOX: Token = Token(0);
 /// First token of everything that comes and goes.
@@ -138,10 +138,10 @@ impl Listening {
             follower,
             expiry: ExpiryWatch::default(),
             plan: Plan::new(Bounds {
-                keep: forward.preconnected,
-                waiting: forward.waiting,
+                keep: forward.preconnected.into(),
+                waiting: forward.connections,
                 patience: forward.timeouts.retry_within,
-                pauses: forward.timeouts.backoff,
+                pauses: (forward.timeouts.backoff_min, forward.timeouts.backoff_max),
             }),
             due: None,
             quiet: Quiet::new(QUIET),
