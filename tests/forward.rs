@@ -28,6 +28,7 @@ fn bytes_go_both_ways_at_once_in_both_versions() {
         let echo = Service::echo();
         let tunnel = ForwardWorld::to(echo.port())
             .server("tls.min_version", version)
+            .client("preconnected", 0)
             .run();
         let n = 64 * MIB;
         let mut stream = tunnel.visit();
@@ -80,7 +81,9 @@ fn either_side_may_end_first_and_still_be_answered() {
         assert_eq!(all.len() as u64, MIB);
         Ok(())
     });
-    let tunnel = ForwardWorld::to(first_words.port()).run();
+    let tunnel = ForwardWorld::to(first_words.port())
+        .client("preconnected", 0)
+        .run();
     let mut stream = tunnel.visit();
     assert_eq!(read_end(&mut stream), (b"I am done.".to_vec(), End::Clean));
     send(&mut stream, 1, MIB).expect("the other direction is open");
@@ -189,9 +192,11 @@ fn connections_that_are_ready_serve_at_once_and_are_replaced() {
         (echo.accepted() == 13).then_some(())
     });
     drop(streams);
-    steady(Duration::from_millis(300), "no more are opened", || {
+    let calm = Duration::from_millis(300);
+    let all = steady(PATIENCE, calm, "connections that are opened", || {
         echo.accepted()
     });
+    assert_eq!(all, 13, "what is enough is enough");
 }
 
 /// A service that speaks first is heard through a connection that was ready before anybody asked.

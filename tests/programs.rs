@@ -812,16 +812,18 @@ fn a_revoked_key_is_cut_and_told_for_good() {
 #[test]
 fn forwards_are_described_and_want_their_certificates() {
     let dir = TempDir::new();
-    for (program, file, says) in [
+    for (program, file, says, missing) in [
         (
             SERVER,
             "server_config.yaml",
             "Forward \"default\": takes TLS 1.2 or newer on 0.0.0.0:8443 and leads to echo-server:8080",
+            "certs/server.crt does not exist",
         ),
         (
             CLIENT,
             "client_config.yaml",
             "Forward \"default\": 127.0.0.1:1080 leads to tunnel-server:8443 over TLS 1.2 or newer",
+            "certs/ca.crt does not exist",
         ),
     ] {
         let example = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/forward");
@@ -837,10 +839,10 @@ fn forwards_are_described_and_want_their_certificates() {
         assert!(!dir.join("logs").exists(), "checking writes nothing");
         let started = run(&dir, program, &["--config", file, "--timeout", "5"]);
         assert_eq!(started.code, Some(4), "{}", started.all());
-        assert!(started.out.contains("ca.crt"), "{}", started.out);
+        assert!(started.out.contains(missing), "{}", started.out);
         // In the log file, too.
         let log = dir.join("logs").join(file.replace("_config.yaml", ".log"));
-        assert!(fs::read_to_string(log).expect("a log").contains("ca.crt"));
+        assert!(fs::read_to_string(log).expect("a log").contains(missing));
         fs::remove_dir_all(dir.join("logs")).expect("remove");
     }
     let mut names: Vec<_> = fs::read_dir(dir.path())

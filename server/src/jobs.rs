@@ -84,7 +84,7 @@ pub fn start(mut config: Config) -> Result<Handle, StartError> {
         (Some(handle), pool)
     } else {
         let within = Within::new(resources::raise_open_files(), &config);
-        within.log(&config.limits);
+        log::info!("Carries up to {}", within.pairs);
         let budget = Budget::new(config.memory_budget);
         let pool = Pool::within(within.pairs.pairs, budget).map_err(resources)?;
         (None, pool)

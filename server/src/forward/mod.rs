@@ -3,7 +3,8 @@
 //! ```text
 //!  main ─ start ─> Handle          threads:  forward   listeners, deadlines, files that change
 //!       ─ stop  ─> drained pool              rester    handshakes that wait, silent directions
-//!                                            worker    a step of a handshake, a dial, busy directions
+//!                                            handshake a step of a handshake, nothing that waits
+//!                                            worker    a dial, busy directions
 //!
 //!  accept ─ gate ─> handshake ─ step, step ─> admitted? ─> dial the target ─> pair
 //!                       └─ deadline, crowd: aborted by the loop
@@ -14,6 +15,7 @@
 mod connection;
 mod event_loop;
 mod service;
+mod shaker;
 
 use std::io;
 use std::net::SocketAddr;
@@ -34,6 +36,7 @@ use crate::config::forward::{Forward, Tls};
 use crate::listen::listen;
 use event_loop::{Event, EventLoop, INBOX, Listening};
 use service::Service;
+use shaker::Shaker;
 
 /// Why the forwards did not start.
 #[derive(Debug)]
@@ -92,6 +95,8 @@ pub fn start(forwards: Vec<Forward>, pool: &Pool, metrics: &Metrics) -> Result<H
     let resources = StartError::Resources;
     let poll = Poll::new().map_err(resources)?;
     let (inbox, receiver) = Inbox::new(&poll, INBOX).map_err(resources)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let shaker = Shaker::new(cores.clamp(1, 8)).map_err(resources)?;
     let mut listening = Vec::new();
     let mut addresses = Vec::new();
     for (n, forward) in forwards.into_iter().enumerate() {
@@ -115,7 +120,14 @@ pub fn start(forwards: Vec<Forward>, pool: &Pool, metrics: &Metrics) -> Result<H
             "Forward {name} listening on {address} for {}; {mutual}",
             service::in_words(&forward.targets)
         );
-        let service = Service::new(n, forward, follower.current(), pool.clone(), metrics.part());
+        let service = Service::new(
+            n,
+            forward,
+            follower.current(),
+            pool.clone(),
+            shaker.clone(),
+            metrics.part(),
+        );
         listening.push(Listening::new(listener, Arc::new(service), follower));
     }
     let event_loop = EventLoop::new(poll, receiver, inbox.clone(), listening).map_err(resources)?;

@@ -12,6 +12,7 @@ use minitcptunnel_common::metrics::Metrics;
 use minitcptunnel_common::pki::{Current, ServerTls};
 use minitcptunnel_common::pool::Pool;
 
+use super::shaker::Shaker;
 use crate::config::forward::{Forward, ForwardLimits, ForwardTimeouts};
 
 /// See the module head.
@@ -23,6 +24,7 @@ pub(super) struct Service {
     pub(super) handshake: Duration,
     pub(super) limits: ForwardLimits,
     pub(super) pool: Pool,
+    pub(super) shaker: Shaker,
     pub(super) metrics: Metrics,
     /// Its pairs' owner in the pool.
     pub(super) owner: u64,
@@ -35,6 +37,7 @@ impl Service {
         forward: Forward,
         tls: Current<ServerTls>,
         pool: Pool,
+        shaker: Shaker,
         metrics: Metrics,
     ) -> Self {
         let mut hasher = DefaultHasher::new();
@@ -46,6 +49,7 @@ impl Service {
             handshake: forward.tls.handshake_timeout,
             limits: forward.limits,
             pool,
+            shaker,
             metrics,
             owner: hasher.finish(),
             targets: Mutex::new(Addresses::new(forward.targets)),

@@ -59,7 +59,7 @@ impl Within {
     }
 
     /// Says what bounds; a warning where that is less than somebody has asked for.
-    pub(crate) fn log(&self, limits: &crate::config::Limits) {
+    pub(super) fn log(&self, limits: &crate::config::Limits) {
         if self.pairs.falls_short_of(limits.pairs) {
             log::warn!(
                 "Carries up to {}, not limits.pairs = {}",
