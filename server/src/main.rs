@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
-use minitcptunnel_common::config::{Grace, Seconds};
+use minitcptunnel_common::config::{Grace, NO_FORWARD_JOB, Seconds};
 use minitcptunnel_common::exit::ExitCode;
-use minitcptunnel_common::log::{self as logging, LogOptions, Verbosity};
-use minitcptunnel_server::cli;
+use minitcptunnel_common::log::{self as logging, Format, LogOptions, Logging, Verbosity};
+use minitcptunnel_common::signals;
+use minitcptunnel_server::cli::{self, certs};
 use minitcptunnel_server::config::{self, Checked, Overrides};
 use minitcptunnel_server::reverse::{self, StartError};
 
@@ -40,6 +41,12 @@ struct Arguments {
     /// Log everything, also what libraries have to say
     #[arg(long, global = true)]
     debug: bool,
+    /// Log to this file as well as to stdout [default: as configured]
+    #[arg(long, global = true, value_name = "FILE")]
+    log_file: Option<PathBuf>,
+    /// What log lines look like: text or json [default: text, or as configured]
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<Format>,
 }
 
 #[derive(Subcommand)]
@@ -50,10 +57,18 @@ enum Subcommands {
     Pubkey,
     /// Check the configuration and say what it would do
     Check,
+    /// Make certificates for TLS: a CA, and what it signs
+    Certs {
+        #[command(subcommand)]
+        command: certs::Command,
+    },
 }
 
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Subcommands::Certs { command }) = &arguments.command {
+        return print(certs::run(command), certs::exit_code).into();
+    }
     let overrides = Overrides {
         port: arguments.port,
         bind: arguments.bind,
@@ -63,7 +78,11 @@ fn main() -> std::process::ExitCode {
     let command = arguments.command.as_ref().unwrap_or(&Subcommands::Run);
     match (command, checked) {
         (Subcommands::Run, checked) => {
-            let _log = logging::init(log_options(&arguments));
+            // Where the configuration is broken, nobody knows what it says about the log.
+            let configured = checked
+                .as_ref()
+                .map_or_else(|_| Logging::default(), |it| it.config.logging.clone());
+            let _log = logging::init(log_options(&arguments, configured));
             match checked {
                 Ok(checked) => run(&arguments, checked),
                 Err(e) => {
@@ -72,14 +91,18 @@ fn main() -> std::process::ExitCode {
                 }
             }
         }
-        (Subcommands::Pubkey, Ok(checked)) => print(cli::pubkey(&checked.config)),
-        (Subcommands::Check, Ok(checked)) => print(cli::check(&checked)),
+        (Subcommands::Pubkey, Ok(checked)) => {
+            print(cli::pubkey(&checked.config), StartError::exit_code)
+        }
+        (Subcommands::Check, Ok(checked)) => print(cli::check(&checked), StartError::exit_code),
+        // Done above: certificates are made without a configuration.
+        (Subcommands::Certs { .. }, _) => ExitCode::Ok,
         (_, Err(e)) => complain(&e, ExitCode::Configuration),
     }
     .into()
 }
 
-fn log_options(arguments: &Arguments) -> LogOptions {
+fn log_options(arguments: &Arguments, configured: Logging) -> LogOptions {
     let verbosity = match (arguments.debug, arguments.verbose) {
         (true, _) => Verbosity::Debug,
         (false, true) => Verbosity::Verbose,
@@ -87,18 +110,21 @@ fn log_options(arguments: &Arguments) -> LogOptions {
     };
     LogOptions {
         verbosity,
+        format: arguments.log_format,
+        file: arguments.log_file.clone(),
+        configured,
         ..LogOptions::default()
     }
 }
 
 /// Prints what a command has to say, or what went wrong. A closed stdout is nobody's problem.
-fn print(result: Result<String, StartError>) -> ExitCode {
+fn print<E: std::error::Error>(result: Result<String, E>, code: fn(&E) -> ExitCode) -> ExitCode {
     match result {
         Ok(text) => {
             let _ = writeln!(io::stdout(), "{text}");
             ExitCode::Ok
         }
-        Err(e) => complain(&e, e.exit_code()),
+        Err(e) => complain(&e, code(&e)),
     }
 }
 
@@ -110,6 +136,10 @@ fn complain(e: &dyn std::error::Error, code: ExitCode) -> ExitCode {
 fn run(arguments: &Arguments, checked: Checked) -> ExitCode {
     for warning in &checked.warnings {
         log::warn!("{warning}");
+    }
+    if !checked.config.forwards.is_empty() {
+        log::error!("{NO_FORWARD_JOB}");
+        return ExitCode::Configuration;
     }
     let grace = checked.config.grace;
     // Before the first socket: a signal during the start must not be lost.
@@ -123,7 +153,7 @@ fn run(arguments: &Arguments, checked: Checked) -> ExitCode {
         log::info!("Stopping; a second signal stops at once");
         let _ = stop.try_send(());
     };
-    if let Err(e) = ctrlc::set_handler(handler) {
+    if let Err(e) = signals::handle(handler) {
         log::error!("signals cannot be handled: {e}");
         return ExitCode::Resources;
     }

@@ -65,6 +65,15 @@ impl HandshakeError {
         matches!(self, Self::Refused(alert) if refuses_certificate(*alert))
     }
 
+    /// The error of TLS itself, if it is one, for [`explain`](crate::pki::explain).
+    pub fn tls_error(&self) -> Option<Error> {
+        match self {
+            Self::Refused(alert) => Some(Error::AlertReceived(*alert)),
+            Self::Refuses(e) => Some(e.clone()),
+            _ => None,
+        }
+    }
+
     fn of(e: Error) -> Self {
         match e {
             Error::AlertReceived(alert) => Self::Refused(alert),

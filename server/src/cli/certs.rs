@@ -1,0 +1,152 @@
+//! `certs`: certificates for people who do not want to know OpenSSL, and what to do with them.
+
+use clap::Subcommand;
+use minitcptunnel_common::exit::ExitCode;
+use minitcptunnel_common::pki::UnixTime;
+use minitcptunnel_common::pki::make::{self, Made, MakeError};
+use std::fmt::Write;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+/// What to make.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a CA and a certificate for the server
+    Init(ServerNames),
+    /// Make a new certificate for the server, by the CA that is there
+    Server(ServerNames),
+    /// Make a certificate for a client, by the CA that is there
+    Client {
+        /// What the client is called, for allowed_client_cns and the log
+        name: String,
+        /// Folder of the CA, and of the new files
+        #[arg(long, value_name = "FOLDER", default_value = "certs")]
+        dir: PathBuf,
+    },
+}
+
+/// What clients call the server.
+#[derive(Debug, clap::Args)]
+pub struct ServerNames {
+    /// Host name that clients dial; may be given again for more names
+    #[arg(long, required = true, value_name = "NAME")]
+    host: Vec<String>,
+    /// Address that clients dial instead of a name; may be given again
+    #[arg(long, value_name = "ADDRESS")]
+    ip: Vec<IpAddr>,
+    /// Folder for the files
+    #[arg(long, value_name = "FOLDER", default_value = "certs")]
+    dir: PathBuf,
+}
+
+/// Makes what was asked for and says what to copy where.
+///
+/// # Errors
+/// If it cannot be made. Nothing is ever overwritten.
+pub fn run(command: &Command) -> Result<String, MakeError> {
+    let now = UnixTime::now();
+    let mut text = String::new();
+    match command {
+        Command::Init(server) => {
+            let [ca, made] = make::init(&server.dir, &server.host, &server.ip, now)?;
+            list(
+                &mut text,
+                &[
+                    (&ca, "the CA: every server and client needs it", CA_KEY),
+                    (
+                        &made,
+                        "for the server alone",
+                        "its key, for the server alone",
+                    ),
+                ],
+            );
+            on_the_server(&mut text, &server.dir);
+            // Writing to a String cannot fail, here and below.
+            let _ = write!(
+                text,
+                "\n\nFor each client:\n\n  minitcptunnel-server certs client NAME{}",
+                dir_argument(&server.dir)
+            );
+        }
+        Command::Server(server) => {
+            let made = make::server(&server.dir, &server.host, &server.ip, now)?;
+            let use_of = "for the server alone";
+            list(
+                &mut text,
+                &[(&made, use_of, "its key, for the server alone")],
+            );
+            on_the_server(&mut text, &server.dir);
+            text.push_str(
+                "\n\nA running server takes up files that are replaced; clients need nothing new.",
+            );
+        }
+        Command::Client { name, dir } => {
+            let made = make::client(dir, name, now)?;
+            let use_of = "for this client alone";
+            list(
+                &mut text,
+                &[(&made, use_of, "its key, for this client alone")],
+            );
+            on_the_client(&mut text, dir, &made, name);
+        }
+    }
+    Ok(text)
+}
+
+/// The exit code that fits.
+#[must_use]
+pub fn exit_code(e: &MakeError) -> ExitCode {
+    match e {
+        MakeError::Name(..) => ExitCode::Usage,
+        MakeError::Make(_) => ExitCode::Failure,
+        _ => ExitCode::Identity,
+    }
+}
+
+const CA_KEY: &str =
+    "its key: keep it off the servers and clients; whoever has it can let anybody in";
+
+fn list(text: &mut String, made: &[(&Made, &str, &str)]) {
+    text.push_str("Made:\n");
+    for (made, certificate, key) in made {
+        let _ = write!(
+            text,
+            "\n  {}  {certificate}; good until {}\n  {}  {key}",
+            made.cert.display(),
+            made.until,
+            made.key.display()
+        );
+    }
+}
+
+fn on_the_server(text: &mut String, dir: &Path) {
+    let at = |name: &str| dir.join(name).display().to_string();
+    let _ = write!(
+        text,
+        "\n\nOn the server, copy {}, {} and {} and configure:\n\n  tls:\n    server_cert: {1}\n    server_key: {2}\n    \
+         client_ca_cert: {0}    # clients must show a certificate; without this line anybody may connect",
+        at("ca.crt"),
+        at("server.crt"),
+        at("server.key"),
+    );
+}
+
+fn on_the_client(text: &mut String, dir: &Path, made: &Made, name: &str) {
+    let ca = dir.join("ca.crt").display().to_string();
+    let _ = write!(
+        text,
+        "\n\nOn the client, copy {ca}, {cert} and {key} and configure:\n\n  remote_server:\n    server_ca_cert: {ca}\n  \
+         tls:\n    client_cert: {cert}\n    client_key: {key}\n\nThe server admits every client of its CA. To admit only \
+         some, name them there:\n\n  tls:\n    allowed_client_cns: [\"{name}\"]",
+        cert = made.cert.display(),
+        key = made.key.display(),
+    );
+}
+
+fn dir_argument(dir: &Path) -> String {
+    if dir == Path::new("certs") {
+        String::new()
+    } else {
+        format!(" --dir {}", dir.display())
+    }
+}
