@@ -19,6 +19,8 @@
 mod bytes;
 #[path = "rig/cutter.rs"]
 mod cutter;
+#[path = "rig/forwarded.rs"]
+mod forwarded;
 #[path = "rig/log.rs"]
 mod log;
 #[path = "rig/peer.rs"]
@@ -36,6 +38,7 @@ mod world;
 
 pub use bytes::{Bytes, sha256_hex};
 pub use cutter::{Link, Mode, Way, WireCutter};
+pub use forwarded::{ForwardWorld, Forwarded, listening};
 pub use log::Log;
 pub use peer::{Peer, offer, raw_hello};
 pub use program::{Ended, Program, Usage, binary, seconds, tool};

@@ -97,18 +97,19 @@ fn visitors_are_served_while_no_new_channel_can_be_opened() {
 fn a_visitor_behind_a_long_line_waits_for_one_round_trip() {
     let service = Service::greeter(b"hello");
     let tunnel = Through::new(service.port(), 2);
-    let line = Duration::from_millis(200);
+    let line = Duration::from_millis(300);
     tunnel.cutter.set(Mode::Delay(line));
     let start = Instant::now();
     let mut visitor = tunnel.visit();
     let mut all = Vec::new();
     visitor.read_to_end(&mut all).expect("the greeting");
     assert_eq!(all, b"hello");
-    // One way for the visitor, one for the greeting; with a handshake there are five more.
+    // One way for the visitor, one for the greeting. With a handshake it cannot be less than four: the call, two
+    // hellos, the greeting (the cutter answers the connection itself).
     let took = start.elapsed();
     assert!(took >= 2 * line, "{took:?}: is there a line at all?");
-    assert!(took < 3 * line, "{took:?}");
-    figure("greeting over 200 ms each way", format_args!("{took:?}"));
+    assert!(took < 4 * line, "{took:?}: that may be a handshake");
+    figure("greeting over 300 ms each way", format_args!("{took:?}"));
 }
 
 #[test]
@@ -328,13 +329,20 @@ fn a_crowd_is_served_and_its_channels_are_bounded() {
             .set("limits.max_spare_channels", 10)
     });
     tunnel.wait_new(0, 2);
+    // With one visit behind them, for what the programs only make when they need it.
+    let from = tunnel.server.log.mark();
+    echoed(tunnel.visit(), 0, 1000);
+    wait_lines(&tunnel.server, from, AGAIN, 1);
+    let files = || (tunnel.server.usage().fds, tunnel.client.usage().fds);
+    let calm = Duration::from_secs(1);
+    let before = steady(PATIENCE, calm, "the open files", files);
     thread::scope(|scope| {
         for seed in 0..100 {
             let tunnel = &tunnel;
             scope.spawn(move || echoed(tunnel.visit(), seed, 20_000));
         }
     });
-    assert_eq!(service.accepted(), 100);
+    assert_eq!(service.accepted(), 101);
     // The control channel, the spares, and what the client opens again before it has seen that it need not.
     steady(PATIENCE, Duration::from_secs(1), "the channels", || {
         tunnel.cutter.links().len()
@@ -346,6 +354,11 @@ fn a_crowd_is_served_and_its_channels_are_bounded() {
     eventually(Duration::from_secs(75), "the surplus to be closed", || {
         (tunnel.cutter.links().len() == 3).then_some(())
     });
+    let after = steady(PATIENCE, calm, "the open files", files);
+    assert!(
+        after.0 <= before.0 && after.1 <= before.1,
+        "{before:?} -> {after:?}"
+    );
     tunnel.cutter.set(Mode::Refuse);
     echoed(tunnel.visit(), 1, 1000);
 }

@@ -9,8 +9,8 @@ use minitcptunnel_client::cli::{self, Arguments, Subcommands};
 use minitcptunnel_client::config::KeyError;
 use minitcptunnel_common::config::{Grace, Seconds};
 use minitcptunnel_common::exit::ExitCode;
-use minitcptunnel_common::log::{self as logging, LogOptions};
-use minitcptunnel_common::resources;
+use minitcptunnel_common::log as logging;
+use minitcptunnel_common::{resources, signals};
 
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
@@ -39,11 +39,10 @@ fn print(result: Result<String, KeyError>) -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> ExitCode {
-    let _log = logging::init(LogOptions {
-        verbosity: arguments.verbosity(),
-        ..LogOptions::default()
-    });
-    let checked = match cli::load(&arguments.config, arguments.pinning()) {
+    let loaded = cli::load(&arguments.config, arguments.pinning());
+    let _log = logging::init(arguments.log_options(loaded.logging()));
+    loaded.log_news();
+    let checked = match loaded.checked {
         Ok(checked) => checked,
         Err(e) => {
             e.to_string().lines().for_each(|line| log::error!("{line}"));
@@ -72,7 +71,7 @@ fn run(arguments: &Arguments) -> ExitCode {
         log::info!("Stopping; a second signal stops at once");
         stopper.stop();
     };
-    if let Err(e) = ctrlc::set_handler(handler) {
+    if let Err(e) = signals::handle(handler) {
         log::error!("Signals cannot be handled: {e}");
         return ExitCode::Resources;
     }

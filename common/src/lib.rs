@@ -1,5 +1,6 @@
 //! What the MiniTCPTunnel programs share. `common/README.md` draws the rooms and the arrows.
 
+pub mod addresses;
 pub mod backoff;
 pub mod budget;
 pub mod capacity;
@@ -18,6 +19,7 @@ pub mod pki;
 pub mod pool;
 pub mod relay;
 pub mod resources;
+pub mod signals;
 pub mod wire;
 
 #[cfg(test)]

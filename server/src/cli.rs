@@ -4,7 +4,7 @@ pub mod certs;
 
 use std::fmt::Write;
 
-use minitcptunnel_common::config::PortSet;
+use minitcptunnel_common::config::{NO_FORWARD_JOB, PortSet};
 use minitcptunnel_common::identity::{self, AllowListFile, IdentityKey};
 use minitcptunnel_common::resources;
 
@@ -35,6 +35,39 @@ pub fn check(checked: &Checked) -> Result<String, StartError> {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{args}");
     };
+    if config.reverse {
+        check_reverse(config, &mut line)?;
+    }
+    for forward in &config.forwards {
+        line(format_args!("{forward}"));
+    }
+    if let Some(file) = &config.logging.file {
+        line(format_args!(
+            "Logs to stdout and to {}: {}.",
+            file.display(),
+            config.logging.rotation
+        ));
+    }
+    line(format_args!(
+        "Carries up to {}, in {} MiB of buffers; gives them {} s when it is stopped.",
+        Within::new(resources::open_files_at_most(), config).pairs,
+        config.memory_budget / (1024 * 1024),
+        config.grace.as_secs_f64()
+    ));
+    if !config.forwards.is_empty() {
+        line(format_args!("But {NO_FORWARD_JOB}."));
+    }
+    for warning in &checked.warnings {
+        line(format_args!("warning: {warning}"));
+    }
+    Ok(text.trim_end().to_owned())
+}
+
+/// The part of the reverse tunnel.
+fn check_reverse(
+    config: &Config,
+    line: &mut impl FnMut(std::fmt::Arguments<'_>),
+) -> Result<(), StartError> {
     line(format_args!(
         "Takes clients on port {} of {}, {} at a time.",
         config.port, config.bind, config.max_clients
@@ -75,16 +108,7 @@ pub fn check(checked: &Checked) -> Result<String, StartError> {
         "Clients may open {ports} on {}, {} tunnels each.",
         config.tunnel_bind, config.limits.tunnels_per_client
     ));
-    line(format_args!(
-        "Carries up to {}, in {} MiB of buffers; gives them {} s when it is stopped.",
-        Within::new(resources::open_files_at_most(), config).pairs,
-        config.memory_budget / (1024 * 1024),
-        config.grace.as_secs_f64()
-    ));
-    for warning in &checked.warnings {
-        line(format_args!("warning: {warning}"));
-    }
-    Ok(text.trim_end().to_owned())
+    Ok(())
 }
 
 fn key_of(config: &Config) -> Result<Option<IdentityKey>, StartError> {

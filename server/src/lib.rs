@@ -6,6 +6,9 @@
 
 pub mod cli;
 pub mod config;
+pub mod forward;
+mod gate;
+mod listen;
 pub mod reverse;
 
 #[cfg(test)]

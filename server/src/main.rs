@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
-use minitcptunnel_common::config::{Grace, Seconds};
+use minitcptunnel_common::config::{Grace, NO_FORWARD_JOB, Seconds};
 use minitcptunnel_common::exit::ExitCode;
-use minitcptunnel_common::log::{self as logging, LogOptions, Verbosity};
+use minitcptunnel_common::log::{self as logging, Format, LogOptions, Logging, Verbosity};
+use minitcptunnel_common::signals;
 use minitcptunnel_server::cli::{self, certs};
 use minitcptunnel_server::config::{self, Checked, Overrides};
 use minitcptunnel_server::reverse::{self, StartError};
@@ -40,6 +41,12 @@ struct Arguments {
     /// Log everything, also what libraries have to say
     #[arg(long, global = true)]
     debug: bool,
+    /// Log to this file as well as to stdout [default: as configured]
+    #[arg(long, global = true, value_name = "FILE")]
+    log_file: Option<PathBuf>,
+    /// What log lines look like: text or json [default: text, or as configured]
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<Format>,
 }
 
 #[derive(Subcommand)]
@@ -71,7 +78,11 @@ fn main() -> std::process::ExitCode {
     let command = arguments.command.as_ref().unwrap_or(&Subcommands::Run);
     match (command, checked) {
         (Subcommands::Run, checked) => {
-            let _log = logging::init(log_options(&arguments));
+            // Where the configuration is broken, nobody knows what it says about the log.
+            let configured = checked
+                .as_ref()
+                .map_or_else(|_| Logging::default(), |it| it.config.logging.clone());
+            let _log = logging::init(log_options(&arguments, configured));
             match checked {
                 Ok(checked) => run(&arguments, checked),
                 Err(e) => {
@@ -91,7 +102,7 @@ fn main() -> std::process::ExitCode {
     .into()
 }
 
-fn log_options(arguments: &Arguments) -> LogOptions {
+fn log_options(arguments: &Arguments, configured: Logging) -> LogOptions {
     let verbosity = match (arguments.debug, arguments.verbose) {
         (true, _) => Verbosity::Debug,
         (false, true) => Verbosity::Verbose,
@@ -99,6 +110,9 @@ fn log_options(arguments: &Arguments) -> LogOptions {
     };
     LogOptions {
         verbosity,
+        format: arguments.log_format,
+        file: arguments.log_file.clone(),
+        configured,
         ..LogOptions::default()
     }
 }
@@ -123,6 +137,10 @@ fn run(arguments: &Arguments, checked: Checked) -> ExitCode {
     for warning in &checked.warnings {
         log::warn!("{warning}");
     }
+    if !checked.config.forwards.is_empty() {
+        log::error!("{NO_FORWARD_JOB}");
+        return ExitCode::Configuration;
+    }
     let grace = checked.config.grace;
     // Before the first socket: a signal during the start must not be lost.
     let (stop, stopped) = crossbeam_channel::bounded::<()>(1);
@@ -135,7 +153,7 @@ fn run(arguments: &Arguments, checked: Checked) -> ExitCode {
         log::info!("Stopping; a second signal stops at once");
         let _ = stop.try_send(());
     };
-    if let Err(e) = ctrlc::set_handler(handler) {
+    if let Err(e) = signals::handle(handler) {
         log::error!("signals cannot be handled: {e}");
         return ExitCode::Resources;
     }

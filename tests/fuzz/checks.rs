@@ -350,10 +350,15 @@ fn read_typed(path: &str, text: &str) {
     }
     if let Ok(loaded) = config::parse::<client::Raw>(path, text) {
         match client::check(loaded.raw, loaded.places, client::Pinning::Required) {
-            Ok(checked) => assert!(
-                checked.config.server_pub_key.is_some(),
-                "no pin, no configuration"
-            ),
+            Ok(checked) => match checked.config.reverse {
+                Some(reverse) => {
+                    assert!(reverse.server_pub_key.is_some(), "no pin, no configuration");
+                }
+                None => assert!(
+                    !checked.config.forwards.is_empty(),
+                    "a configuration is for something"
+                ),
+            },
             Err(problem) => assert!(!problem.to_string().is_empty(), "a refusal says why"),
         }
     }

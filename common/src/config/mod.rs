@@ -12,11 +12,18 @@
 
 mod de;
 pub mod edit;
+mod forward;
 mod json;
+mod logging;
 mod node;
 mod types;
 mod yaml;
 
+pub use forward::{
+    Endpoint, ForwardNames, NO_FORWARD_JOB, RawFallback, RawListener, TOP_FORWARD, TlsVersion,
+    check_endpoints, check_listener, named_file, or_never, overlap, required_file,
+};
+pub use logging::{RawLogging, RawRotation, check_logging};
 pub use node::Place;
 pub use types::{
     AnyPort, CompressionSetting, Count, CountOrNone, Grace, Host, HostError, Port, PortRange,

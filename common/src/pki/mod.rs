@@ -35,13 +35,14 @@ mod reload;
 mod server;
 mod v1;
 
+
 pub use client::{ClientSettings, ClientTls, ServerNameError, server_name};
 pub use expiry::{Expiry, ExpiryWatch, Validity};
 pub use explain::{Problem, Side, explain};
 pub use load::{Contents, Fault, Found, LoadError};
 pub use names::{AllowedNames, AllowedNamesError, Names};
 pub use reload::{Current, Follower, Look, Reloadable};
-pub use rustls::pki_types::UnixTime;
+pub use rustls::pki_types::{ServerName, UnixTime};
 pub use server::{Peer, ServerSettings, ServerTls};
 
 use rustls::SupportedProtocolVersion;

@@ -277,6 +277,14 @@ impl Pool {
         self.abort_where(|of, pair| of == owner && pair.is_unheard(since))
     }
 
+    /// Ends the pairs of this owner in which nothing has moved for `limit`. To be asked several times within
+    /// it: silence is counted from the first look that saw it. Returns how many.
+    pub fn abort_idle(&self, owner: u64, limit: Duration, now: Instant) -> usize {
+        let idle = self.pairs(|of, pair| of == owner && pair.is_idle(limit, now));
+        idle.iter().for_each(|pair| pair.end_idle());
+        idle.len()
+    }
+
     /// Refuses what comes, and aborts what is alive. Returns how many pairs that cut.
     pub fn abort_all(&self) -> usize {
         self.0.lock().closed = true;
@@ -284,17 +292,21 @@ impl Pool {
     }
 
     fn abort_where(&self, wanted: impl Fn(u64, &Pair) -> bool) -> usize {
-        let state = self.0.lock();
-        let pairs: Vec<_> = state
-            .live
-            .values()
-            .filter_map(|(owner, pair)| pair.upgrade().filter(|pair| wanted(*owner, pair)))
-            .collect();
-        drop(state);
-        for pair in &pairs {
-            pair.abort();
-        }
+        let pairs = self.pairs(wanted);
+        pairs.iter().for_each(|pair| pair.abort());
         pairs.len()
+    }
+
+    /// Those that are alive and wanted. The lock is not held when the caller deals with them, nor when they
+    /// are dropped.
+    fn pairs(&self, wanted: impl Fn(u64, &Pair) -> bool) -> Vec<Arc<Pair>> {
+        let all: Vec<_> = {
+            let state = self.0.lock();
+            let alive = |(owner, pair): &(u64, Weak<Pair>)| Some((*owner, pair.upgrade()?));
+            state.live.values().filter_map(alive).collect()
+        };
+        let wanted = all.into_iter().filter(|(owner, pair)| wanted(*owner, pair));
+        wanted.map(|(_, pair)| pair).collect()
     }
 
     /// Refuses what comes, and waits until nothing is alive or `until` has passed. `true`: nothing is.

@@ -89,7 +89,8 @@ impl EventLoop {
             self.close_tunnel(token);
         }
         let address = self.config.tunnel_bind;
-        let mut listener = registry::listen(address, asked).map_err(|e| explain_bind(asked, &e))?;
+        let mut listener =
+            crate::listen::listen(address, asked).map_err(|e| explain_bind(asked, &e))?;
         let local = listener.local_addr().map_err(|e| explain_bind(asked, &e))?;
         if asked == 0 && !self.config.allowed_ports.contains(local.port()) {
             return Err("the server allows certain ports only; ask for one of them".to_owned());

@@ -8,41 +8,39 @@
 //! ```
 //!
 //! A spare that waits holds a descriptor and no thread. The loop only hears of failures, which it
-//! waits out; all else happens on workers, under one short lock.
+//! waits out, and of deadlines; all else happens on workers, under one short lock.
 
+mod ahead;
 mod plan;
+mod waiting;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use minitcptunnel_common::channel::reuse::{OnReuse, Recovered};
-use minitcptunnel_common::channel::sealed;
-use minitcptunnel_common::duplex::{self, Abortable, Socket, Wait};
+use minitcptunnel_common::duplex::{Abortable, Socket};
 use minitcptunnel_common::evloop::Inbox;
-use minitcptunnel_common::id::{ConnId, TunnelId};
 use minitcptunnel_common::log::RateLimited;
-use minitcptunnel_common::log_limited;
-use minitcptunnel_common::metrics::Refusal;
 use minitcptunnel_common::wire::FIRST_FRAME_MAX;
 use minitcptunnel_common::wire::frame::{FrameReader, Opener, Sealer};
 use minitcptunnel_common::wire::keys::SessionKey;
 use minitcptunnel_common::wire::message::Message;
 
-use self::plan::Plan;
+use self::ahead::Ahead;
+use self::plan::{OPENING_MAX, Plan};
+use self::waiting::Spare;
 use super::Input;
-use super::control::random;
 use super::server::{Channel, Server};
 use super::tunnels::Enabled;
-use crate::local_proxy::{Call, LocalProxy, WARN_EVERY};
+use crate::local_proxy::{LocalProxy, WARN_EVERY};
+use minitcptunnel_common::backoff::random;
 
-/// What an Assign may expand to, in bytes (L3).
-const ASSIGN_MAX: usize = 2 * FIRST_FRAME_MAX;
-/// Semantics: a server without `spare` is not made to wait longer than this for a first frame. An
-/// original waits for ever, servers of this project 120 s.
-const AHEAD_MAX: Duration = Duration::from_secs(105);
+/// Safety: a server has closed those above `max` by then: it does so at once (E9), and what it sends takes
+/// seconds at worst.
+const EXCESS_MAX: Duration = Duration::from_secs(30);
 
 /// What the spares of a session need.
 pub(super) struct Parts {
@@ -67,13 +65,59 @@ pub(crate) struct Spares {
 
 struct State {
     plan: Plan,
-    /// Those that wait for an Assign, to abort with.
-    waiting: HashMap<u64, Arc<Socket>>,
+    /// Those that wait for an Assign, oldest first: to abort with, and since when.
+    waiting: BTreeMap<u64, (Arc<Socket>, Instant)>,
     next: u64,
-    /// Those that wait for a first frame of ours, oldest first, and since when.
-    ahead: Vec<(Channel, Instant)>,
+    /// Those that wait for a first frame of ours.
+    ahead: Ahead<Channel>,
+    /// It was said that the server closes what we want to keep.
+    unwanted_told: bool,
     /// The session is over.
     over: bool,
+}
+
+impl State {
+    /// When there is something to do.
+    fn due(&self) -> Option<Instant> {
+        let (plan, ahead) = (self.plan.due(), self.ahead.due());
+        plan.into_iter().chain(ahead).min()
+    }
+
+    /// Those above `most` that the server should have closed: if it never does, they must not fill our
+    /// descriptors. It may be about to: after a crowd, or on a long line, there are many for a moment, and
+    /// maybe one of them is just being assigned. So only those count that have waited for long.
+    fn excess(&self, most: usize, now: Instant) -> impl Iterator<Item = &(Arc<Socket>, Instant)> {
+        let old = move |since: Instant| now.saturating_duration_since(since) >= EXCESS_MAX;
+        let old = move || {
+            self.waiting
+                .values()
+                .take_while(move |(_, since)| old(*since))
+        };
+        old().take(old().count().saturating_sub(most))
+    }
+}
+
+/// One that was begun. Given up, it has come to nothing, however that came about: a task may be dropped
+/// unrun, and may panic.
+struct Opening {
+    /// `None` when it has come to something.
+    spares: Option<Arc<Spares>>,
+}
+
+impl Opening {
+    fn done(mut self, plan: &mut Plan) {
+        self.spares = None;
+        plan.opened();
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if let Some(spares) = self.spares.take() {
+            spares.lock().plan.failed(Instant::now(), random());
+            spares.wake();
+        }
+    }
 }
 
 /// A place among those that wait. Given up, it is closed, however that came about: a task that waits
@@ -87,31 +131,8 @@ impl Drop for Place {
     fn drop(&mut self) {
         let closed = |plan: &mut Plan| plan.closed(Instant::now(), random());
         self.spares.leave(self.id, closed);
+        self.spares.tell_unwanted();
     }
-}
-
-/// A spare that waits for its Assign.
-struct Spare {
-    place: Place,
-    socket: Arc<Socket>,
-    sealer: Sealer,
-    opener: Opener,
-    frames: FrameReader,
-    /// The Assign has begun to arrive: all of it must be here by then.
-    deadline: Option<Instant>,
-}
-
-/// What a look at a spare has found.
-enum Found {
-    Nothing,
-    Assign {
-        tunnel: TunnelId,
-        conn: ConnId,
-        visitor: String,
-    },
-    /// The server has closed it, or the session is over.
-    End,
-    Damage(String),
 }
 
 impl Spares {
@@ -127,9 +148,10 @@ impl Spares {
         Arc::new(Self {
             state: Mutex::new(State {
                 plan,
-                waiting: HashMap::new(),
+                waiting: BTreeMap::new(),
                 next: 0,
-                ahead: Vec::new(),
+                ahead: Ahead::new(),
+                unwanted_told: false,
                 over: false,
             }),
             disabled: Mutex::new(RateLimited::new(WARN_EVERY)),
@@ -147,27 +169,28 @@ impl Spares {
         self.parts.agreed
     }
 
-    /// Begins to open what is missing. Does not block.
+    /// Begins to open what is missing, and closes what is too old. Does not block.
     pub(super) fn fill(self: &Arc<Self>) {
+        self.fill_at(Instant::now());
+    }
+
+    fn fill_at(self: &Arc<Self>, now: Instant) {
         let count = {
             let mut state = self.lock();
             if state.over {
                 return;
             }
-            state.plan.open(Instant::now())
+            let old = state.ahead.drop_old(now);
+            state.plan.retired(old);
+            state.plan.open(now)
         };
         for _ in 0..count {
-            let this = self.clone();
-            if let Err(e) = self.parts.proxy.pool().task(move || this.open()) {
-                self.failed(&e.to_string());
+            let (this, spares) = (self.clone(), Some(self.clone()));
+            let opening = Opening { spares };
+            if let Err(e) = self.parts.proxy.pool().task(move || this.open(opening)) {
+                none(&e);
             }
         }
-    }
-
-    fn failed(&self, why: &str) {
-        log::debug!("no spare data channel: {why}");
-        self.lock().plan.failed(Instant::now(), random());
-        self.wake();
     }
 
     /// There is something to wait for, which only the loop can do.
@@ -177,19 +200,13 @@ impl Spares {
     }
 
     /// On a worker.
-    fn open(self: Arc<Self>) {
+    fn open(self: Arc<Self>, opening: Opening) {
         let mut channel = match self.parts.server.dial_address(self.parts.address) {
             Ok(channel) => channel,
-            Err(e) => return self.failed(&e.to_string()),
+            Err(e) => return none(&e),
         };
         if !self.parts.agreed {
-            let mut state = self.lock();
-            if !state.over {
-                state.plan.opened();
-                state.ahead.push((channel, Instant::now()));
-            }
-            drop(state);
-            return self.fill();
+            return self.put_aside(channel, opening);
         }
         let spares = &self.parts.server.spares;
         let ready = Message::SpareReady {
@@ -203,11 +220,27 @@ impl Spares {
         match socket {
             Ok(socket) => {
                 let new = (socket, channel.sealer, channel.opener, Vec::new());
-                self.enter(new, Plan::opened);
+                self.enter(new, |plan| opening.done(plan));
                 self.fill();
             }
-            Err(e) => self.failed(&e.to_string()),
+            Err(e) => none(&e),
         }
+    }
+
+    /// A channel waits for an IncomingConn.
+    fn put_aside(self: &Arc<Self>, channel: Channel, opening: Opening) {
+        {
+            let mut state = self.lock();
+            if state.over {
+                // It locks when it is dropped.
+                drop(state);
+                return;
+            }
+            opening.done(&mut state.plan);
+            state.ahead.add(channel, Instant::now());
+        }
+        self.wake();
+        self.fill();
     }
 
     /// What the halves of a data channel of this session call when both have ended.
@@ -234,12 +267,15 @@ impl Spares {
         let id = {
             let mut state = self.lock();
             if state.over {
+                // What counts may lock when it is dropped.
+                drop(state);
                 return;
             }
             count(&mut state.plan);
             state.next += 1;
             let id = state.next;
-            state.waiting.insert(id, socket.clone());
+            let entry = (socket.clone(), Instant::now());
+            state.waiting.insert(id, entry);
             id
         };
         let mut frames = FrameReader::new(FIRST_FRAME_MAX);
@@ -278,129 +314,27 @@ impl Spares {
         if state.waiting.remove(&id).is_none() {
             return;
         }
-        let before = state.plan.due();
+        let before = state.due();
         count(&mut state.plan);
-        let after = state.plan.due();
+        let after = state.due();
         drop(state);
         if after.is_some() && after != before {
             self.wake();
         }
     }
 
-    /// On a worker: something has happened to a spare.
-    fn look(self: Arc<Self>, mut spare: Spare) {
-        match self.receive(&mut spare) {
-            Found::Nothing => self.wait(spare),
-            Found::Assign {
-                tunnel,
-                conn,
-                visitor,
-            } => {
-                self.leave(spare.place.id, |plan| plan.taken(Instant::now()));
-                self.fill();
-                self.serve(spare, &tunnel, conn, visitor);
-            }
-            Found::End => {}
-            Found::Damage(what) => {
-                log::warn!("A spare data channel was damaged, which closes it: {what}");
-                duplex::reset(spare.socket.stream());
-            }
+    /// Says once that there are fewer than configured, if it is so.
+    fn tell_unwanted(&self) {
+        let mut state = self.lock();
+        if !state.plan.is_unwanted() || std::mem::replace(&mut state.unwanted_told, true) {
+            return;
         }
-    }
-
-    fn receive(&self, spare: &mut Spare) -> Found {
-        let mut buffer = [0u8; 1024];
-        loop {
-            match spare.frames.next(&mut spare.opener, ASSIGN_MAX) {
-                Ok(None) => {}
-                Ok(Some(bytes)) => {
-                    return match Message::decode(bytes) {
-                        Ok(Message::Assign {
-                            tunnel,
-                            conn,
-                            visitor,
-                        }) => Found::Assign {
-                            tunnel,
-                            conn,
-                            visitor,
-                        },
-                        _ => Found::Damage("a message that is no Assign".into()),
-                    };
-                }
-                Err(e) => return Found::Damage(e.to_string()),
-            }
-            // Only an Assign that has begun is worth a worker's time.
-            let wait = match spare.deadline {
-                None => Wait::Never,
-                Some(_) => Wait::Patient,
-            };
-            let room = spare.frames.wanted().min(buffer.len());
-            match spare.socket.read(&mut buffer[..room], wait) {
-                Ok(0) => return Found::End,
-                Ok(n) => {
-                    spare.frames.push(&buffer[..n]);
-                    let limit = self.parts.server.timeouts.handshake;
-                    spare.deadline.get_or_insert_with(|| Instant::now() + limit);
-                }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => match spare.deadline {
-                    None => return Found::Nothing,
-                    Some(deadline) if deadline <= Instant::now() => {
-                        return Found::Damage("an Assign did not arrive whole in time".into());
-                    }
-                    Some(_) => {}
-                },
-                Err(_) => return Found::End,
-            }
-        }
-    }
-
-    /// Somebody has come: this very worker dials the local service.
-    fn serve(self: &Arc<Self>, spare: Spare, tunnel: &TunnelId, conn: ConnId, visitor: String) {
-        let proxy = &self.parts.proxy;
-        let refuse = || duplex::reset(spare.socket.stream());
-        let Some(target) = self.parts.enabled.target(tunnel) else {
-            refuse();
-            proxy.count(Refusal::ByClient);
-            let say = self
-                .disabled
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .event(Instant::now());
-            return log_limited!(
-                log::Level::Warn,
-                say,
-                "The server assigned a connection for tunnel {:?}, which is not enabled here; it is refused",
-                tunnel.as_str()
-            );
-        };
-        let Some((permit, service)) = proxy.dial(&target) else {
-            return refuse();
-        };
-        let Spare {
-            socket,
-            sealer,
-            opener,
-            frames,
-            ..
-        } = spare;
-        let external = sealed::reusable(
-            Recovered {
-                socket,
-                sealer,
-                opener,
-                rest: frames.into_rest(),
-            },
-            target.compression,
-            self.on_reuse(),
-            &proxy.ledger(&target),
+        drop(state);
+        log::info!(
+            "Something closes idle data channels that limits.spare_channels = {} asks for: the server, if its \
+             limits.idle_data_channels are fewer, or the network on the way; new ones are opened less and less often",
+            self.parts.server.spares.keep
         );
-        let call = Call {
-            target,
-            conn,
-            visitor: Some(visitor),
-            owner: self.parts.session,
-        };
-        proxy.pair(permit, &call, external, service);
     }
 
     /// A visitor was announced by IncomingConn, to a server that knows of spares: it had none.
@@ -411,10 +345,12 @@ impl Spares {
 
     /// A handshaken channel to a server that does not know of spares, the newest that still lives.
     pub(super) fn take_ahead(self: &Arc<Self>) -> Option<Channel> {
+        let mut state = self.lock();
+        let now = Instant::now();
+        let old = state.ahead.drop_old(now);
+        state.plan.retired(old);
         let taken = loop {
-            let mut state = self.lock();
-            let now = Instant::now();
-            let Some((channel, _)) = state.ahead.pop() else {
+            let Some(channel) = state.ahead.take() else {
                 state.plan.missed(now);
                 break None;
             };
@@ -424,35 +360,38 @@ impl Spares {
             }
             state.plan.closed(now, random());
         };
+        drop(state);
+        self.tell_unwanted();
         self.fill();
+        // The waits may be others now.
+        self.wake();
         taken
     }
 
-    /// With each heartbeat: forgets old demand, and channels that the server must not wait for longer.
+    /// With each heartbeat: forgets old demand, and closes what is too much.
     pub(super) fn beat(self: &Arc<Self>, now: Instant) {
-        let interval = self.parts.server.timeouts.heartbeat_interval;
         let mut state = self.lock();
         state.plan.beat();
-        if !self.parts.agreed {
-            let before = state.ahead.len();
-            // Whoever is too old before the next heartbeat goes with this one.
-            let most = AHEAD_MAX.saturating_sub(interval);
-            state.ahead.retain(|(channel, since)| {
-                now.saturating_duration_since(*since) <= most && is_silent(&channel.stream)
-            });
-            let gone = before - state.ahead.len();
-            state.plan.retired(gone);
+        if self.parts.agreed {
+            let most = usize::from(self.parts.server.spares.max) + OPENING_MAX;
+            for (socket, _) in state.excess(most, now) {
+                // A worker finds the mark, lets go, and counts it out.
+                socket.abort();
+            }
+        } else {
+            let dead = state.ahead.drop_dead(|channel| is_silent(&channel.stream));
+            state.plan.retired(dead);
             let surplus = state.plan.surplus();
-            state.ahead.drain(..surplus);
+            state.ahead.drop_oldest(surplus);
             state.plan.retired(surplus);
         }
         drop(state);
-        self.fill();
+        self.fill_at(now);
     }
 
     /// When [`fill`](Self::fill) is worth calling again.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.lock().plan.due()
+        self.lock().due()
     }
 
     /// The session is over, and its spares with it. Pairs go on.
@@ -462,15 +401,20 @@ impl Spares {
             state.over = true;
             (
                 std::mem::take(&mut state.waiting),
-                std::mem::take(&mut state.ahead),
+                std::mem::replace(&mut state.ahead, Ahead::new()),
             )
         };
         drop(ahead);
         // Wakes the poller, which wakes a worker, which finds the mark and lets go.
-        for socket in waiting.values() {
+        for (socket, _) in waiting.values() {
             socket.abort();
         }
     }
+}
+
+/// Why there is none.
+fn none(why: &dyn std::fmt::Display) {
+    log::debug!("no spare data channel: {why}");
 }
 
 /// Whether the server has sent nothing, not even its end.
@@ -496,3 +440,6 @@ impl Channel {
         self.stream.set_write_timeout(None)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,7 +25,7 @@ const BURST_SECONDS: f64 = 3.0;
 
 /// What becomes of a new connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Knock {
+pub(crate) enum Knock {
     /// There is room.
     Enter,
     /// There is room once this one is closed.
@@ -54,7 +54,7 @@ impl Bucket {
 }
 
 /// See the module head.
-pub(super) struct Gate {
+pub(crate) struct Gate {
     max: usize,
     max_per_address: usize,
     rate: f64,
@@ -70,7 +70,7 @@ pub(super) struct Gate {
 }
 
 /// The part of an address that one party controls: all of IPv4, the /64 of IPv6.
-pub(super) fn party(address: IpAddr) -> IpAddr {
+pub(crate) fn party(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();
@@ -83,7 +83,7 @@ pub(super) fn party(address: IpAddr) -> IpAddr {
 impl Gate {
     /// At most `max` strangers in all, `max_per_address` of one party, and `rate` attempts per second
     /// of one party.
-    pub(super) fn new(max: usize, max_per_address: usize, rate: usize) -> Self {
+    pub(crate) fn new(max: usize, max_per_address: usize, rate: usize) -> Self {
         Self {
             max,
             max_per_address,
@@ -99,7 +99,7 @@ impl Gate {
     }
 
     /// A connection of `address` has been accepted. `known`: a session of that party is live.
-    pub(super) fn knock(&mut self, address: IpAddr, known: bool, now: Instant) -> Knock {
+    pub(crate) fn knock(&mut self, address: IpAddr, known: bool, now: Instant) -> Knock {
         let party = party(address);
         if !known {
             if !self.may_try(party, now) {
@@ -141,7 +141,7 @@ impl Gate {
     }
 
     /// It waits now, under this token.
-    pub(super) fn enter(&mut self, token: Token, address: IpAddr, known: bool) {
+    pub(crate) fn enter(&mut self, token: Token, address: IpAddr, known: bool) {
         let party = party(address);
         self.count += 1;
         if !known {
@@ -153,7 +153,7 @@ impl Gate {
     }
 
     /// It waits no longer: authenticated, or gone.
-    pub(super) fn leave(&mut self, token: Token) {
+    pub(crate) fn leave(&mut self, token: Token) {
         let Some(count) = self.by_token.remove(&token) else {
             return;
         };
@@ -171,7 +171,7 @@ impl Gate {
 
     /// The stranger that has waited longest, or if all are known the longest of those: who makes room, also
     /// when the system runs out of descriptors.
-    pub(super) fn oldest(&self) -> Option<Token> {
+    pub(crate) fn oldest(&self) -> Option<Token> {
         let count = self
             .strangers
             .first()
@@ -181,7 +181,7 @@ impl Gate {
 
     /// How many wait.
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.pending.len()
     }
 }
@@ -192,7 +192,7 @@ const REPLAYS: usize = 32 * 1024;
 /// Remembers the ephemeral keys of recent valid hellos, so that a copied hello costs the server a
 /// look-up instead of a key agreement (S2). Bounded: two generations, the older is forgotten.
 #[derive(Default)]
-pub(super) struct ReplayMemory {
+pub(crate) struct ReplayMemory {
     young: HashSet<[u8; 16]>,
     old: HashSet<[u8; 16]>,
 }
@@ -203,13 +203,13 @@ impl ReplayMemory {
     }
 
     /// Whether this key was in a recent valid hello.
-    pub(super) fn knows(&self, ephemeral: &[u8; 32]) -> bool {
+    pub(crate) fn knows(&self, ephemeral: &[u8; 32]) -> bool {
         let mark = Self::mark(ephemeral);
         self.young.contains(&mark) || self.old.contains(&mark)
     }
 
     /// Remembers the key of a valid hello. `false`: it was known already.
-    pub(super) fn remember(&mut self, ephemeral: &[u8; 32]) -> bool {
+    pub(crate) fn remember(&mut self, ephemeral: &[u8; 32]) -> bool {
         if self.knows(ephemeral) {
             return false;
         }

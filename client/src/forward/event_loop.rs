@@ -1,0 +1,681 @@
+//! The loop of the forward job: listeners, local connections that wait, connections that are ready.
+//!
+//! ```text
+//!  listener ─ accept ─ permit ─> plan ─┬─> pair (to the pool)
+//!  inbox: Dialled ───────────────^     └─ ready: watched here, a look at whatever comes
+//!  deadlines: what the plan waits for, a look at the files, at silent pairs, a listener that cools down
+//! ```
+//!
+//! Nothing here blocks: dials run on workers.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use minitcptunnel_common::backoff::random;
+use minitcptunnel_common::channel::ledger::Ledger;
+use minitcptunnel_common::channel::tls;
+use minitcptunnel_common::channel::tls::Established;
+use minitcptunnel_common::duplex;
+use minitcptunnel_common::evloop::{Deadlines, Inbox, Slots, Watch};
+use minitcptunnel_common::log::Quiet;
+use minitcptunnel_common::log_limited;
+use minitcptunnel_common::metrics::Refusal;
+use minitcptunnel_common::pki::{ClientTls, ExpiryWatch, Follower, Look, UnixTime};
+use minitcptunnel_common::pool::{Permit, PoolError};
+use minitcptunnel_common::resources;
+use mio::net::TcpListener;
+use mio::{Events, Interest, Poll, Token};
+
+use super::Forward;
+use super::dial::{Failure, Server, in_words_of};
+use super::plan::{Bounds, Next, Plan};
+
+pub(super) const INBOX: Token = Token(0);
+/// First token of everything that comes and goes.
+const FIRST_FREE: usize = 1;
+const EVENTS: usize = 256;
+/// Performance: connections accepted in one go before other work gets its turn.
+const ACCEPT_BATCH: usize = 128;
+/// Between two log lines of the same kind.
+const QUIET: Duration = Duration::from_secs(10);
+/// Longest an accept error keeps a listener from accepting.
+const COOL_DOWN: Duration = Duration::from_millis(500);
+/// How often certificates and keys are looked at; what is new must look the same twice.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// What other threads say to the loop.
+pub(super) enum Event {
+    /// A dial for this listener has come to its end.
+    Dialled(Token, Box<Result<Established, Failure>>),
+    /// Stop accepting and leave.
+    Stop,
+}
+
+/// Every wait has a name.
+enum Timer {
+    /// The plan of this listener has something to do.
+    Plan(Token),
+    /// Its files are worth a look.
+    Files(Token),
+    /// Its pairs may have been silent for too long.
+    Idle(Token),
+    /// It may accept again.
+    CoolDown(Token),
+}
+
+/// A local connection that waits.
+struct Local {
+    stream: mio::net::TcpStream,
+    address: SocketAddr,
+    permit: Permit,
+}
+
+/// A connection to the server that is ready, and under which token it is watched.
+struct Ready {
+    established: Established,
+    token: Token,
+    watch: Watch,
+}
+
+/// What is worth a line now and then.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Kind {
+    /// The server cannot be reached, or is not who it should be.
+    Server,
+    /// A local connection waited in vain.
+    Waited,
+    /// There is no room for one more.
+    Room,
+    /// The system gives no connection.
+    Accept,
+}
+
+impl Kind {
+    fn level(self) -> log::Level {
+        match self {
+            Self::Server | Self::Accept => log::Level::Error,
+            Self::Waited | Self::Room => log::Level::Warn,
+        }
+    }
+
+    fn what(self) -> &'static str {
+        match self {
+            Self::Server => "no connection to the server",
+            Self::Waited => "local connections waited in vain",
+            Self::Room => "no room for another connection",
+            Self::Accept => "cannot accept a connection",
+        }
+    }
+}
+
+/// A forward and its listener.
+pub(super) struct Listening {
+    listener: TcpListener,
+    server: Arc<Server>,
+    follower: Follower<ClientTls>,
+    expiry: ExpiryWatch,
+    plan: Plan<Local, Ready>,
+    /// When the plan's timer is due.
+    due: Option<Instant>,
+    quiet: Quiet<Kind>,
+    cooling: bool,
+}
+
+impl Listening {
+    pub(super) fn new(
+        listener: TcpListener,
+        server: Arc<Server>,
+        follower: Follower<ClientTls>,
+        forward: &Forward,
+    ) -> Self {
+        Self {
+            listener,
+            server,
+            follower,
+            expiry: ExpiryWatch::default(),
+            plan: Plan::new(Bounds {
+                keep: forward.preconnected,
+                waiting: forward.waiting,
+                patience: forward.timeouts.retry_within,
+                pauses: forward.timeouts.backoff,
+            }),
+            due: None,
+            quiet: Quiet::new(QUIET),
+            cooling: false,
+        }
+    }
+
+    /// Says something unless it was said a moment ago.
+    fn say(&mut self, kind: Kind, now: Instant, what: std::fmt::Arguments<'_>) {
+        let say = self.quiet.event(kind, now);
+        log_limited!(kind.level(), say, "forward {}: {what}", self.server.name);
+    }
+}
+
+enum Entry {
+    Listening(Box<Listening>),
+    /// A ready connection of this listener, and its number in the plan.
+    Ready(Token, u64),
+}
+
+/// The loop's state.
+pub(super) struct EventLoop {
+    poll: Poll,
+    inbox: Receiver<Event>,
+    mailbox: Inbox<Event>,
+    slots: Slots<Entry>,
+    deadlines: Deadlines<Timer>,
+    /// Listeners that still had visitors when their share of a turn was used up.
+    more: BTreeSet<Token>,
+    now: Instant,
+    stopping: bool,
+}
+
+impl EventLoop {
+    pub(super) fn new(
+        poll: Poll,
+        inbox: Receiver<Event>,
+        mailbox: Inbox<Event>,
+        listening: Vec<Listening>,
+    ) -> io::Result<Self> {
+        let mut this = Self {
+            poll,
+            inbox,
+            mailbox,
+            slots: Slots::new(FIRST_FREE),
+            deadlines: Deadlines::default(),
+            more: BTreeSet::new(),
+            now: Instant::now(),
+            stopping: false,
+        };
+        for mut one in listening {
+            let token = this.slots.next_token();
+            let registry = this.poll.registry();
+            registry.register(&mut one.listener, token, Interest::READABLE)?;
+            if let Some(idle) = one.server.timeouts.idle {
+                this.deadlines
+                    .add(this.now + sweep(idle), Timer::Idle(token));
+            }
+            this.slots.insert(Entry::Listening(Box::new(one)));
+            this.files_due(token);
+            this.go_on(token);
+        }
+        Ok(this)
+    }
+
+    /// Runs until told to stop. An error means that the poller itself is broken.
+    pub(super) fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS);
+        while !self.stopping {
+            self.now = Instant::now();
+            let wait = if self.more.is_empty() {
+                self.wait()
+            } else {
+                Some(Duration::ZERO)
+            };
+            match self.poll.poll(&mut events, wait) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            }
+            self.now = Instant::now();
+            let mut ready = std::mem::take(&mut self.more);
+            ready.extend(events.iter().map(mio::event::Event::token));
+            for token in ready {
+                match self.slots.entry(token) {
+                    Some(Entry::Listening(_)) => self.accept(token),
+                    Some(Entry::Ready(listener, number)) => {
+                        let (listener, number) = (*listener, *number);
+                        self.look(token, listener, number);
+                    }
+                    None => {}
+                }
+            }
+            while let Ok(event) = self.inbox.try_recv() {
+                match event {
+                    Event::Dialled(token, result) => self.dialled(token, *result),
+                    Event::Stop => self.stopping = true,
+                }
+            }
+            while let Some(timer) = self.deadlines.pop(self.now) {
+                self.due(&timer);
+            }
+            self.say_what_was_kept();
+        }
+        // Whoever still waits is told by a reset that this was no end.
+        let tokens: Vec<_> = self.slots.iter().map(|(token, _)| token).collect();
+        for token in tokens {
+            if let Some(listening) = self.listening(token) {
+                let (waiting, _) = listening.plan.end();
+                waiting
+                    .iter()
+                    .for_each(|local| duplex::reset(&local.stream));
+            }
+        }
+        Ok(())
+    }
+
+    fn listening(&mut self, token: Token) -> Option<&mut Listening> {
+        match self.slots.entry(token) {
+            Some(Entry::Listening(listening)) => Some(listening),
+            _ => None,
+        }
+    }
+
+    fn wait(&self) -> Option<Duration> {
+        let quiet = self.slots.iter().filter_map(|(_, entry)| match entry {
+            Entry::Listening(listening) => listening.quiet.deadline(),
+            Entry::Ready(..) => None,
+        });
+        let quiet = quiet.min().map(|at| at.saturating_duration_since(self.now));
+        match (self.deadlines.wait(self.now), quiet) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    fn accept(&mut self, token: Token) {
+        let now = self.now;
+        for _ in 0..ACCEPT_BATCH {
+            let Some(listening) = self.listening(token).filter(|one| !one.cooling) else {
+                return;
+            };
+            match listening.listener.accept() {
+                Ok((stream, address)) => self.came(token, stream, address),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return self.go_on(token),
+                Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(e) => {
+                    // Without descriptors or memory accepting goes on failing: the listener rests for a moment.
+                    listening.cooling = true;
+                    if resources::is_out_of_descriptors(&e) {
+                        listening.say(Kind::Accept, now, format_args!(
+                            "out of file descriptors; new connections wait. Raise the limit (ulimit -n, LimitNOFILE)"
+                        ));
+                    } else {
+                        listening.say(
+                            Kind::Accept,
+                            now,
+                            format_args!("cannot accept a connection: {e}"),
+                        );
+                    }
+                    self.deadlines.add(now + COOL_DOWN, Timer::CoolDown(token));
+                    return self.go_on(token);
+                }
+            }
+        }
+        self.more.insert(token);
+        self.go_on(token);
+    }
+
+    fn came(&mut self, token: Token, stream: mio::net::TcpStream, address: SocketAddr) {
+        let now = self.now;
+        let Some(listening) = self.listening(token) else {
+            return;
+        };
+        // Until it is a pair, whatever ends it is a cut.
+        duplex::reset(&stream);
+        let permit = match listening.server.pool.admit() {
+            Ok(permit) => permit,
+            Err(e) => {
+                let refusals = &listening.server.metrics.refusals;
+                refusals.add(match e {
+                    PoolError::Memory => Refusal::Memory,
+                    PoolError::Thread(_) => Refusal::Resources,
+                    _ => Refusal::Pairs,
+                });
+                return listening.say(
+                    Kind::Room,
+                    now,
+                    format_args!("refused the connection from {address}: {e}"),
+                );
+            }
+        };
+        let local = Local {
+            stream,
+            address,
+            permit,
+        };
+        match listening.plan.came(local, now) {
+            Next::Serve(local, ready) => self.serve(token, local, ready),
+            Next::Kept(_) => {}
+            Next::Full(local) => {
+                let waiting = listening.plan.waiting();
+                let address = local.address;
+                listening.server.metrics.refusals.add(Refusal::Waiting);
+                listening.say(
+                    Kind::Room,
+                    now,
+                    format_args!(
+                        "refused the connection from {address}: {waiting} wait for the server already (limits.waiting_connections)"
+                    ),
+                );
+            }
+        }
+    }
+
+    /// A ready connection is taken out of the poller, and the two become a pair.
+    fn serve(&mut self, token: Token, local: Local, mut ready: Ready) {
+        ready.watch.deregister(self.poll.registry());
+        self.slots.remove(ready.token);
+        self.join(token, local, ready.established);
+    }
+
+    fn join(&mut self, token: Token, local: Local, established: Established) {
+        let now = self.now;
+        let Some(listening) = self.listening(token) else {
+            return;
+        };
+        let server = listening.server.clone();
+        let Local {
+            stream,
+            address,
+            permit,
+        } = local;
+        let stream: std::net::TcpStream = stream.into();
+        let external = match duplex::tcp(stream) {
+            Ok(external) => external,
+            Err(e) => {
+                return listening.say(
+                    Kind::Accept,
+                    now,
+                    format_args!("the connection from {address} is of no use: {e}"),
+                );
+            }
+        };
+        let ledger = Ledger {
+            budget: server.pool.budget().clone(),
+            traffic: server.metrics.traffic.clone(),
+        };
+        let (name, metrics) = (server.name.clone(), server.metrics.clone());
+        let on_end = move |ended| {
+            let active = metrics.traffic.snapshot().live;
+            log::info!("connection ended forward={name} from={address} {ended} active={active}");
+        };
+        let socket = established.socket().clone();
+        log::debug!("forward={} connection from {address}", server.name);
+        let joined = server.pool.start(
+            permit,
+            server.owner,
+            external,
+            tls::duplex(established, socket, &ledger),
+            server.metrics.traffic.clone(),
+            on_end,
+        );
+        if let Err(e) = joined {
+            server.metrics.refusals.add(Refusal::Resources);
+            listening.say(
+                Kind::Room,
+                now,
+                format_args!("refused the connection from {address}: {e}"),
+            );
+        }
+    }
+
+    /// Does what the plan says, and waits for what it waits for.
+    fn go_on(&mut self, token: Token) {
+        let (now, mailbox) = (self.now, self.mailbox.clone());
+        let Some(listening) = self.listening(token) else {
+            return;
+        };
+        for local in listening.plan.expired(now) {
+            listening.server.metrics.refusals.add(Refusal::Unreachable);
+            let seconds = listening.server.timeouts.retry_within.as_secs_f64();
+            listening.say(
+                Kind::Waited,
+                now,
+                format_args!(
+                    "the connection from {} waited {seconds} s for the server in vain (timeouts.retry_within); closed",
+                    local.address
+                ),
+            );
+        }
+        for _ in 0..listening.plan.dial(now) {
+            let (server, mailbox) = (listening.server.clone(), mailbox.clone());
+            let dial = Dial {
+                mailbox,
+                token,
+                result: None,
+            };
+            // Dropped unrun where there is no thread: it says so itself.
+            let _ = server.clone().pool.task(move || dial.run(&server));
+        }
+        let due = listening.plan.due();
+        if due != listening.due {
+            listening.due = due;
+            if let Some(due) = due {
+                self.deadlines.add(due, Timer::Plan(token));
+            }
+        }
+    }
+
+    fn dialled(&mut self, token: Token, result: Result<Established, Failure>) {
+        let now = self.now;
+        let next = self.slots.next_token();
+        let Some(listening) = self.listening(token) else {
+            return;
+        };
+        match result {
+            Err(failure) => {
+                let waiting = listening.plan.waiting();
+                let pause = listening.plan.failed(now, random());
+                if let Some(pause) = pause {
+                    listening.say(
+                        Kind::Server,
+                        now,
+                        format_args!(
+                            "{}; next try in {:.1} s, connections that wait={waiting}",
+                            failure.what,
+                            pause.as_secs_f64()
+                        ),
+                    );
+                }
+                if failure.lasts {
+                    // Waiting would not help: an application is better told at once.
+                    for local in listening.plan.give_up() {
+                        listening.server.metrics.refusals.add(Refusal::Unreachable);
+                        log::debug!("the connection from {} is closed", local.address);
+                    }
+                }
+            }
+            Ok(established) => {
+                let watch = Watch::new(established.socket().clone());
+                match watch {
+                    Ok(watch) => {
+                        let ready = Ready {
+                            established,
+                            token: next,
+                            watch,
+                        };
+                        self.connected(token, ready);
+                    }
+                    Err(e) => {
+                        listening.plan.failed(now, random());
+                        listening.say(Kind::Server, now, format_args!("{e}"));
+                    }
+                }
+            }
+        }
+        self.go_on(token);
+    }
+
+    fn connected(&mut self, token: Token, ready: Ready) {
+        let Some(listening) = self.listening(token) else {
+            return;
+        };
+        match listening.plan.connected(ready) {
+            Next::Serve(local, ready) => self.join(token, local, ready.established),
+            Next::Full(_) => {}
+            Next::Kept(number) => {
+                self.slots.insert(Entry::Ready(token, number));
+                let registry = match self.poll.registry().try_clone() {
+                    Ok(registry) => registry,
+                    Err(_) => return self.lose(token, number),
+                };
+                let Some(listening) = self.listening(token) else {
+                    return;
+                };
+                let registered = (listening.plan.ready(number))
+                    .is_some_and(|ready| ready.watch.register(&registry, ready.token).is_ok());
+                if !registered {
+                    self.lose(token, number);
+                }
+            }
+        }
+    }
+
+    /// Something has come on a ready connection: tickets, the service's greeting, or its end.
+    fn look(&mut self, _token: Token, listener: Token, number: u64) {
+        let Some(listening) = self.listening(listener) else {
+            return;
+        };
+        let Some(ready) = listening.plan.ready(number) else {
+            return;
+        };
+        if let Err(e) = ready.established.look() {
+            let failure = in_words_of(&e);
+            if failure.lasts {
+                let now = self.now;
+                if let Some(listening) = self.listening(listener) {
+                    listening.say(Kind::Server, now, format_args!("{}", failure.what));
+                }
+            }
+            self.lose(listener, number);
+            self.go_on(listener);
+        }
+    }
+
+    fn lose(&mut self, listener: Token, number: u64) {
+        let now = self.now;
+        let Some(listening) = self.listening(listener) else {
+            return;
+        };
+        if let Some(mut ready) = listening.plan.lost(number, now, random()) {
+            log::debug!(
+                "forward {}: a ready connection is gone",
+                listening.server.name
+            );
+            ready.watch.deregister(self.poll.registry());
+            self.slots.remove(ready.token);
+        }
+    }
+
+    fn due(&mut self, timer: &Timer) {
+        match *timer {
+            Timer::Plan(token) => {
+                if let Some(listening) = self.listening(token) {
+                    listening.due = None;
+                }
+                self.go_on(token);
+            }
+            Timer::CoolDown(token) => {
+                if let Some(listening) = self.listening(token) {
+                    listening.cooling = false;
+                }
+                self.accept(token);
+            }
+            Timer::Files(token) => self.files_due(token),
+            Timer::Idle(token) => self.idle_due(token),
+        }
+    }
+
+    /// Follows the files, and warns before certificates end.
+    fn files_due(&mut self, token: Token) {
+        let due = self.now + LOOK;
+        let Some(listening) = self.listening(token) else {
+            return;
+        };
+        let name = listening.server.name.clone();
+        match listening.follower.look() {
+            Look::Unchanged | Look::Settling => {}
+            Look::Changed => {
+                log::info!(
+                    "forward {name}: new certificates or keys are in force; running connections go on"
+                );
+                listening.expiry.again();
+                for warning in &listening.server.tls.get().warnings {
+                    log::warn!("forward {name}: {warning}");
+                }
+            }
+            Look::Bad(e) => log::error!("forward {name}: {e}. The old files stay in force"),
+        }
+        let tls = listening.server.tls.get();
+        for end in listening.expiry.due(&tls.validities, UnixTime::now()) {
+            log::warn!("forward {name}: {end}");
+        }
+        self.deadlines.add(due, Timer::Files(token));
+    }
+
+    fn idle_due(&mut self, token: Token) {
+        let now = self.now;
+        let Some(listening) = self.listening(token) else {
+            return;
+        };
+        let server = listening.server.clone();
+        let Some(idle) = server.timeouts.idle else {
+            return;
+        };
+        let cut = server.pool.abort_idle(server.owner, idle, now);
+        if cut > 0 {
+            log::info!(
+                "forward {}: cut connections={cut} after {} s of silence (timeouts.idle)",
+                server.name,
+                idle.as_secs_f64()
+            );
+        }
+        self.deadlines.add(now + sweep(idle), Timer::Idle(token));
+    }
+
+    fn say_what_was_kept(&mut self) {
+        let now = self.now;
+        let tokens: Vec<_> = self.slots.iter().map(|(token, _)| token).collect();
+        for token in tokens {
+            let Some(listening) = self.listening(token) else {
+                continue;
+            };
+            for (kind, more) in listening.quiet.tick(now) {
+                log::log!(
+                    kind.level(),
+                    "forward {}: {}: {more}",
+                    listening.server.name,
+                    kind.what()
+                );
+            }
+        }
+    }
+}
+
+/// A dial that is under way. However it ends, the loop hears of it.
+struct Dial {
+    mailbox: Inbox<Event>,
+    token: Token,
+    result: Option<Result<Established, Failure>>,
+}
+
+impl Dial {
+    /// On a worker.
+    fn run(mut self, server: &Server) {
+        self.result = Some(server.dial());
+    }
+}
+
+impl Drop for Dial {
+    fn drop(&mut self) {
+        let result = self.result.take().unwrap_or_else(|| {
+            Err(Failure {
+                what: "there was no thread to dial with".into(),
+                lasts: false,
+            })
+        });
+        // If the loop is gone nobody waits any more.
+        self.mailbox
+            .send(Event::Dialled(self.token, Box::new(result)));
+    }
+}
+
+/// How often silence is looked for: it may last so much longer than it should.
+fn sweep(idle: Duration) -> Duration {
+    (idle / 4).clamp(Duration::from_millis(100), Duration::from_secs(30))
+}

@@ -1,0 +1,222 @@
+//! The forward tunnel's client: local connections in, TLS to the server out.
+//!
+//! ```text
+//!  Handle ─ start, stop            threads:  forward   listeners, who waits, what is ready, when to dial
+//!                                            rester    silent directions
+//!                                            worker    a dial with its handshake, busy directions
+//!
+//!  accept ─> plan ─┬─ something is ready ───────────────────> pair
+//!                  └─ waits ··· dial ─ TLS, checked ─> plan ─> pair
+//! ```
+//!
+//! No wire of ours is inside TLS: any TLS server will do.
+
+mod dial;
+mod event_loop;
+mod plan;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::{error, fmt};
+
+use crossbeam_channel::Receiver;
+use minitcptunnel_common::evloop::Inbox;
+use minitcptunnel_common::exit::ExitCode;
+use minitcptunnel_common::metrics::Metrics;
+use minitcptunnel_common::pki::{ClientSettings, ClientTls, Follower, LoadError, ServerNameError};
+use minitcptunnel_common::pool::Pool;
+use mio::Poll;
+use mio::net::TcpListener;
+
+use dial::Server;
+use event_loop::{Event, EventLoop, INBOX, Listening};
+
+/// One forward: a local listener, and the server that its connections are carried to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Forward {
+    /// What logs call it.
+    pub name: String,
+    /// `local_listener`.
+    pub listen: (IpAddr, u16),
+    /// `remote_server` and its `fallbacks`, in the order in which they are tried.
+    pub servers: Vec<(String, u16)>,
+    /// `remote_server.server_hostname`: the name that the server's certificate must bear; by default the host
+    /// that was dialled.
+    pub server_hostname: Option<String>,
+    /// `tls`, and `remote_server.server_ca_cert`.
+    pub tls: ClientSettings,
+    /// How many connections are kept ready.
+    pub preconnected: usize,
+    /// How many local connections may wait for the server.
+    pub waiting: usize,
+    /// How long each stage may take.
+    pub timeouts: Timeouts,
+}
+
+/// How long each stage may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Reaching the server, all its addresses together.
+    pub connect: Duration,
+    /// The whole TLS handshake.
+    pub handshake: Duration,
+    /// How long a local connection waits for a server that cannot be reached.
+    pub retry_within: Duration,
+    /// The least and the most between two attempts.
+    pub backoff: (Duration, Duration),
+    /// Silence in both directions after which a connection is cut.
+    pub idle: Option<Duration>,
+}
+
+/// Why the forwards did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// A certificate, key or list, of this forward.
+    Tls(String, LoadError),
+    /// The name that the server's certificate must bear, of this forward.
+    Name(String, ServerNameError),
+    /// A listener.
+    Bind(SocketAddr, io::Error),
+    /// Threads or pollers.
+    Resources(io::Error),
+}
+
+impl StartError {
+    /// The exit code that fits.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Tls(..) => ExitCode::Identity,
+            Self::Name(..) => ExitCode::Configuration,
+            Self::Bind(..) => ExitCode::Bind,
+            Self::Resources(_) => ExitCode::Resources,
+        }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tls(name, e) => write!(f, "forward {name}: {e}"),
+            Self::Name(name, e) => write!(f, "forward {name}: remote_server.server_hostname: {e}"),
+            Self::Bind(address, e) => {
+                let what = match e.kind() {
+                    io::ErrorKind::AddrInUse => {
+                        "the port is in use. Perhaps the client runs already; stop it, or choose another local_listener.port"
+                    }
+                    io::ErrorKind::PermissionDenied => {
+                        "not permitted. Ports below 1024 need privileges; choose a higher local_listener.port"
+                    }
+                    io::ErrorKind::AddrNotAvailable => {
+                        "this is not an address of this machine. Use 127.0.0.1 as local_listener.host"
+                    }
+                    _ => return write!(f, "cannot listen on {address}: {e}"),
+                };
+                write!(f, "cannot listen on {address}: {what}")
+            }
+            Self::Resources(e) => write!(
+                f,
+                "the system refused a thread or a poller ({e}). Raise the limits on threads and open files, or free memory"
+            ),
+        }
+    }
+}
+
+impl error::Error for StartError {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match self {
+            Self::Tls(_, e) => e.source(),
+            Self::Name(_, e) => Some(e),
+            Self::Bind(_, e) | Self::Resources(e) => Some(e),
+        }
+    }
+}
+
+/// Running forwards.
+pub struct Handle {
+    inbox: Inbox<Event>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+    failed: Receiver<()>,
+    addresses: Vec<SocketAddr>,
+}
+
+/// Reads the certificates, opens the listeners and starts the loop. Pairs run in `pool`.
+pub fn start(forwards: Vec<Forward>, pool: &Pool, metrics: &Metrics) -> Result<Handle, StartError> {
+    let resources = StartError::Resources;
+    let poll = Poll::new().map_err(resources)?;
+    let (inbox, receiver) = Inbox::new(&poll, INBOX).map_err(resources)?;
+    let mut listening = Vec::new();
+    let mut addresses = Vec::new();
+    for (n, forward) in forwards.into_iter().enumerate() {
+        let name = forward.name.clone();
+        let follower = Follower::<ClientTls>::load(forward.tls.clone())
+            .map_err(|e| StartError::Tls(name.clone(), e))?;
+        let asked = SocketAddr::new(forward.listen.0, forward.listen.1);
+        let bind = |e| StartError::Bind(asked, e);
+        let listener = TcpListener::bind(asked).map_err(bind)?;
+        let address = listener.local_addr().map_err(bind)?;
+        addresses.push(address);
+        for warning in &follower.current().get().warnings {
+            log::warn!("forward {name}: {warning}");
+        }
+        log::info!(
+            "Forward {name} listening on {address} for {}",
+            dial::in_words(&forward.servers)
+        );
+        let server = Server::new(
+            n,
+            &forward,
+            follower.current(),
+            pool.clone(),
+            metrics.part(),
+        )
+        .map_err(|e| StartError::Name(name, e))?;
+        listening.push(Listening::new(
+            listener,
+            Arc::new(server),
+            follower,
+            &forward,
+        ));
+    }
+    let event_loop = EventLoop::new(poll, receiver, inbox.clone(), listening).map_err(resources)?;
+    let (alive, failed) = crossbeam_channel::bounded::<()>(0);
+    let thread = std::thread::Builder::new()
+        .name("forward".into())
+        .spawn(move || {
+            // Dropped with the thread, also by a panic: who waits on the other end hears of it.
+            let _alive = alive;
+            event_loop.run()
+        })
+        .map_err(resources)?;
+    Ok(Handle {
+        inbox,
+        thread: Some(thread),
+        failed,
+        addresses,
+    })
+}
+
+impl Handle {
+    /// Where the forwards listen, in their order.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Becomes ready (with an error) when the loop has ended by itself, which means that it failed.
+    pub fn failed(&self) -> &Receiver<()> {
+        &self.failed
+    }
+
+    /// Stops accepting; who still waits is cut. Pairs go on: the pool is its owner's to drain. `Err`: the loop
+    /// had failed before.
+    pub fn stop(mut self) -> io::Result<()> {
+        self.inbox.send(Event::Stop);
+        self.thread.take().map_or(Ok(()), |thread| {
+            thread
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("the forward loop panicked")))
+        })
+    }
+}

@@ -1,0 +1,252 @@
+//! One TLS connection, from accept to pair.
+//!
+//! ```text
+//!  Pending ─ step ─┬─ the peer has to say something ─> poller ─> step
+//!                  ├─ done ─> admit ─> permit ─> dial ─> pair          the guest leaves the gate
+//!                  └─ failed, dropped ───────────────────────────────> the guest leaves the gate
+//! ```
+//!
+//! No thread waits: the poller holds the socket between two steps, and the loop holds the deadline.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use minitcptunnel_common::channel::ledger::Ledger;
+use minitcptunnel_common::channel::tls;
+use minitcptunnel_common::channel::tls::{Established, Handshake, HandshakeError, Progress};
+use minitcptunnel_common::duplex;
+use minitcptunnel_common::evloop::Inbox;
+use minitcptunnel_common::metrics::Refusal;
+use minitcptunnel_common::pki::{self, Peer, Side, UnixTime};
+use minitcptunnel_common::pool::PoolError;
+use mio::Token;
+
+use super::event_loop::Event;
+use super::service::Service;
+
+/// Why a connection came to nothing, for the log.
+pub(super) struct Failure {
+    pub(super) address: SocketAddr,
+    pub(super) kind: Kind,
+    pub(super) what: String,
+}
+
+/// What kind of failure, for quiet log lines.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Kind {
+    /// It left in the middle of the handshake.
+    Left,
+    /// The handshake took too long.
+    Late,
+    /// TLS, or a certificate, is not as it must be.
+    Handshake,
+    /// Too many handshakes that are not done.
+    Crowd,
+    /// There is no room for one more pair.
+    Room,
+    /// The target cannot be reached.
+    Target,
+    /// The system gives no connection.
+    Accept,
+}
+
+impl Kind {
+    /// How much it matters.
+    pub(super) fn level(self) -> log::Level {
+        match self {
+            Self::Left => log::Level::Debug,
+            Self::Late => log::Level::Info,
+            Self::Handshake | Self::Crowd | Self::Room => log::Level::Warn,
+            Self::Target | Self::Accept => log::Level::Error,
+        }
+    }
+
+    /// In words, for the line that counts.
+    pub(super) fn what(self) -> &'static str {
+        match self {
+            Self::Left => "left during the handshake",
+            Self::Late => "no complete handshake in time",
+            Self::Handshake => "handshake failed",
+            Self::Crowd => "too many unfinished handshakes",
+            Self::Room => "no room for another connection",
+            Self::Target => "the target cannot be reached",
+            Self::Accept => "cannot accept a connection",
+        }
+    }
+}
+
+/// Holds a place in the gate until the handshake is over, one way or the other.
+pub(super) struct Guest {
+    inbox: Inbox<Event>,
+    token: Token,
+    failure: Option<Failure>,
+}
+
+impl Guest {
+    pub(super) fn new(inbox: Inbox<Event>, token: Token) -> Self {
+        Self {
+            inbox,
+            token,
+            failure: None,
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // If the loop is gone nobody counts any more.
+        self.inbox
+            .send(Event::Left(self.token, self.failure.take()));
+    }
+}
+
+/// A connection whose handshake is not done.
+pub(super) struct Pending {
+    pub(super) service: Arc<Service>,
+    pub(super) handshake: Handshake,
+    pub(super) address: SocketAddr,
+    pub(super) guest: Guest,
+}
+
+impl Pending {
+    /// Waits in the poller until there is something to do. Dropped, which closes it, where that fails.
+    pub(super) fn wait(self) {
+        let pool = self.service.pool.clone();
+        let socket = self.handshake.socket().clone();
+        let _ = pool.when_readable(socket, move || self.step());
+    }
+
+    /// On a worker.
+    fn step(mut self) {
+        match self.handshake.step() {
+            Ok(Progress::WantRead) => self.wait(),
+            Ok(Progress::Done) => self.established(),
+            // A flight of ours fits into an empty socket: whoever does not take that takes nothing.
+            Ok(Progress::WantWrite) => self.fail(Kind::Left, "it does not read what it asked for"),
+            Err(e) => {
+                let kind = match e {
+                    HandshakeError::Cut => Kind::Left,
+                    _ => Kind::Handshake,
+                };
+                let what = in_words(&e);
+                self.fail(kind, what);
+            }
+        }
+    }
+
+    fn fail(mut self, kind: Kind, what: impl fmt::Display) {
+        self.guest.failure = Some(Failure {
+            address: self.address,
+            kind,
+            what: what.to_string(),
+        });
+    }
+
+    fn established(self) {
+        let Self {
+            service,
+            handshake,
+            address,
+            mut guest,
+        } = self;
+        let established = handshake.established();
+        let result = serve(&service, established, address, &guest);
+        if let Err((kind, what)) = result {
+            guest.failure = Some(Failure {
+                address,
+                kind,
+                what,
+            });
+        }
+    }
+}
+
+/// What a failed handshake means, and what mends it.
+fn in_words(e: &HandshakeError) -> String {
+    match e.tls_error() {
+        Some(e) => pki::explain(&e, Side::Server).to_string(),
+        None => e.to_string(),
+    }
+}
+
+/// Admits the peer, reaches the target, and joins the two.
+fn serve(
+    service: &Arc<Service>,
+    established: Established,
+    address: SocketAddr,
+    guest: &Guest,
+) -> Result<(), (Kind, String)> {
+    let socket = established.socket().clone();
+    let tls = service.tls.get();
+    let certificates = established.peer_certificates();
+    let peer = tls
+        .admit(
+            Some(certificates).filter(|all| !all.is_empty()),
+            UnixTime::now(),
+        )
+        .map_err(|refusal| (Kind::Handshake, refusal.to_string()))?;
+    // From here on whatever ends it is a cut to the peer.
+    duplex::reset(socket.stream());
+    let permit = service.pool.admit().map_err(|e| {
+        service.metrics.refusals.add(match e {
+            PoolError::Memory => Refusal::Memory,
+            PoolError::Thread(_) => Refusal::Resources,
+            _ => Refusal::Pairs,
+        });
+        (Kind::Room, e.to_string())
+    })?;
+    // The handshake is over: what follows has deadlines of its own, and room in the pool.
+    guest.inbox.send(Event::Shaken(guest.token));
+    let target = service.dial().map_err(|what| {
+        service.metrics.refusals.add(Refusal::Unreachable);
+        (Kind::Target, what)
+    })?;
+    let target = duplex::tcp(target).map_err(|e| (Kind::Target, e.to_string()))?;
+    let ledger = Ledger {
+        budget: service.pool.budget().clone(),
+        traffic: service.metrics.traffic.clone(),
+    };
+    let who = Who(peer);
+    log::debug!(
+        "forward={} connection from {address} client={who}",
+        service.name
+    );
+    let external = tls::duplex(established, socket, &ledger);
+    let (started, name, metrics) = (
+        Instant::now(),
+        service.name.clone(),
+        service.metrics.clone(),
+    );
+    let on_end = move |ended| {
+        let active = metrics.traffic.snapshot().live;
+        log::info!(
+            "connection ended forward={name} peer={address} client={who} {ended} active={active}"
+        );
+        let _ = started;
+    };
+    service
+        .pool
+        .start(
+            permit,
+            service.owner,
+            external,
+            target,
+            service.metrics.traffic.clone(),
+            on_end,
+        )
+        .map_err(|e| (Kind::Room, e.to_string()))
+}
+
+/// A client as log lines name it.
+struct Who(Option<Peer>);
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(peer) => write!(f, "{:?}", peer.names.short()),
+            None => f.write_str("-"),
+        }
+    }
+}

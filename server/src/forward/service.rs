@@ -1,0 +1,88 @@
+//! What all connections of one forward share: certificates, targets, counters.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::TcpStream;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use minitcptunnel_common::addresses::Addresses;
+use minitcptunnel_common::dial::{self, host_port};
+use minitcptunnel_common::metrics::Metrics;
+use minitcptunnel_common::pki::{Current, ServerTls};
+use minitcptunnel_common::pool::Pool;
+
+use super::{Forward, Timeouts};
+
+/// See the module head.
+pub(super) struct Service {
+    pub(super) name: String,
+    pub(super) tls: Current<ServerTls>,
+    pub(super) timeouts: Timeouts,
+    pub(super) limits: super::Limits,
+    pub(super) pool: Pool,
+    pub(super) metrics: Metrics,
+    /// Its pairs' owner in the pool.
+    pub(super) owner: u64,
+    targets: Mutex<Addresses<(String, u16)>>,
+}
+
+impl Service {
+    pub(super) fn new(
+        number: usize,
+        forward: Forward,
+        tls: Current<ServerTls>,
+        pool: Pool,
+        metrics: Metrics,
+    ) -> Self {
+        let mut hasher = DefaultHasher::new();
+        ("forward", number).hash(&mut hasher);
+        Self {
+            name: forward.name,
+            tls,
+            timeouts: forward.timeouts,
+            limits: forward.limits,
+            pool,
+            metrics,
+            owner: hasher.finish(),
+            targets: Mutex::new(Addresses::new(forward.targets)),
+        }
+    }
+
+    /// Nothing that blocks or panics runs under this lock.
+    fn targets(&self) -> MutexGuard<'_, Addresses<(String, u16)>> {
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reaches the target: its addresses in order, those that failed lately last, each with an equal part of
+    /// what time is left. The error says what was tried.
+    pub(super) fn dial(&self) -> Result<TcpStream, String> {
+        let order = self.targets().in_order(Instant::now());
+        let deadline = Instant::now() + self.timeouts.connect;
+        let mut tried = Vec::new();
+        for (n, number) in order.iter().enumerate() {
+            let (host, port) = self.targets().of(*number).clone();
+            let left = deadline.saturating_duration_since(Instant::now());
+            let part = left / u32::try_from(order.len() - n).unwrap_or(u32::MAX);
+            match dial::connect(&host, port, part) {
+                Ok(stream) => {
+                    self.targets().worked(*number);
+                    return Ok(stream);
+                }
+                Err(e) => {
+                    self.targets().failed(*number, Instant::now());
+                    tried.push(format!("{}: {e}", host_port(&host, port)));
+                }
+            }
+        }
+        Err(tried.join("; "))
+    }
+}
+
+/// The targets as a log line names them.
+pub(super) fn in_words(targets: &[(String, u16)]) -> String {
+    let all: Vec<_> = targets
+        .iter()
+        .map(|(host, port)| host_port(host, *port))
+        .collect();
+    all.join(", then ")
+}

@@ -1,0 +1,344 @@
+//! The forward tunnel. Here belongs: every shape of traffic through TLS, every way a connection ends, wrong peers as
+//! an operator sees them, and servers that come and go.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rig::{
+    Bytes, End, ForwardWorld, Forwarded, PATIENCE, Service, connect, eventually, figure, free_port,
+    read_end, reset, seconds, send, steady,
+};
+
+const MIB: u64 = 1024 * 1024;
+
+fn ping(stream: &mut TcpStream) -> std::io::Result<()> {
+    let mut back = [0; 4];
+    stream.write_all(b"ping")?;
+    stream.read_exact(&mut back)?;
+    assert_eq!(&back, b"ping");
+    Ok(())
+}
+
+#[test]
+fn bytes_go_both_ways_at_once_in_both_versions() {
+    for version in ["1.2", "1.3"] {
+        let echo = Service::echo();
+        let tunnel = ForwardWorld::to(echo.port())
+            .server("tls.min_version", version)
+            .run();
+        let n = 64 * MIB;
+        let mut stream = tunnel.visit();
+        let mut out = stream.try_clone().expect("clone");
+        let start = Instant::now();
+        let sender = thread::spawn(move || {
+            send(&mut out, 7, n).expect("send");
+            out.shutdown(Shutdown::Write).expect("end");
+        });
+        Bytes::new(7).expect(&mut stream, n).expect("all of it");
+        assert_eq!(read_end(&mut stream), (vec![], End::Clean));
+        sender.join().expect("sender");
+        figure(
+            "forward, 64 MiB there and back",
+            format_args!("TLS {version} or newer: {:.2} s", seconds(start)),
+        );
+        let ended = tunnel.server.log.wait("connection ended *", PATIENCE);
+        assert!(ended.contains("client=\"laptop\""), "{ended}");
+        assert!(
+            ended.contains(&format!("to_service={n} from_service={n}")),
+            "{ended}"
+        );
+        assert!(ended.contains("finished by=external"), "{ended}");
+        assert!(ended.contains("active=0"), "{ended}");
+        tunnel.client.log.wait("connection ended *", PATIENCE);
+    }
+}
+
+#[test]
+fn either_side_may_end_first_and_still_be_answered() {
+    let last_words = Service::start(|mut stream| {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all)?;
+        write!(stream, "heard {}", all.len())
+    });
+    let tunnel = ForwardWorld::to(last_words.port()).run();
+    let mut stream = tunnel.visit();
+    send(&mut stream, 1, MIB).expect("send");
+    stream.shutdown(Shutdown::Write).expect("end");
+    assert_eq!(read_end(&mut stream), (b"heard 1048576".to_vec(), End::Clean));
+
+    let first_words = Service::start(|mut stream| {
+        stream.write_all(b"I am done.")?;
+        stream.shutdown(Shutdown::Write)?;
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all)?;
+        assert_eq!(all.len() as u64, MIB);
+        Ok(())
+    });
+    let tunnel = ForwardWorld::to(first_words.port()).run();
+    let mut stream = tunnel.visit();
+    assert_eq!(read_end(&mut stream), (b"I am done.".to_vec(), End::Clean));
+    send(&mut stream, 1, MIB).expect("the other direction is open");
+    drop(stream);
+    let ended = tunnel.server.log.wait("connection ended *", PATIENCE);
+    assert!(ended.contains("to_service=1048576"), "{ended}");
+    assert!(ended.contains("finished by=service"), "{ended}");
+}
+
+#[test]
+fn a_cut_is_a_reset_and_never_an_end() {
+    let endless = Service::source(3, u64::MAX);
+    let mut tunnel = ForwardWorld::to(endless.port()).run();
+    let mut stream = tunnel.visit();
+    Bytes::new(3).expect(&mut stream, MIB).expect("the beginning");
+    tunnel.server.kill();
+    let (_, end) = read_end(&mut stream);
+    assert_eq!(end, End::Reset);
+
+    // And when the target resets, the application hears of it.
+    let resetting = Service::start(|mut stream| {
+        stream.read_exact(&mut [0; 4])?;
+        reset(stream);
+        Ok(())
+    });
+    let tunnel = ForwardWorld::to(resetting.port()).run();
+    let mut stream = tunnel.visit();
+    stream.write_all(b"ping").expect("write");
+    assert_eq!(read_end(&mut stream), (vec![], End::Reset));
+}
+
+#[test]
+fn a_local_connection_waits_for_a_server_that_is_not_there_yet() {
+    let echo = Service::echo();
+    let mut world = ForwardWorld::to(echo.port());
+    let port = free_port();
+    let (client, local) = world.start_client(port);
+    let mut waiting: Vec<_> = (0..50)
+        .map(|_| {
+            let mut stream = connect((Ipv4Addr::LOCALHOST, local));
+            stream.write_all(b"ping").expect("write");
+            stream
+        })
+        .collect();
+    client.log.wait("next try in", PATIENCE);
+    assert!(
+        client.usage().threads < 30,
+        "who waits holds no thread: {}",
+        client.usage().threads
+    );
+    world.server["server_listener"]["port"] = port.into();
+    let (_server, _) = world.start_server();
+    for stream in &mut waiting {
+        let mut back = [0; 4];
+        stream.read_exact(&mut back).expect("served after all");
+        assert_eq!(&back, b"ping");
+    }
+}
+
+#[test]
+fn a_local_connection_does_not_wait_for_ever() {
+    let world = ForwardWorld::to(free_port()).client("timeouts.retry_within", 0.5);
+    let (client, local) = world.start_client(free_port());
+    let start = Instant::now();
+    let mut stream = connect((Ipv4Addr::LOCALHOST, local));
+    assert_eq!(read_end(&mut stream), (vec![], End::Reset));
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(500), "{took:?}");
+    client.log.wait("waited 0.5 s for the server in vain (timeouts.retry_within)", PATIENCE);
+}
+
+#[test]
+fn a_fallback_serves_while_the_first_is_down() {
+    let echo = Service::echo();
+    let dead = free_port();
+    let fallbacks = |port: u16| serde_json::json!([{ "host": "127.0.0.1", "port": port }]);
+    let mut world = ForwardWorld::to(dead).server("target_service.fallbacks", fallbacks(echo.port()));
+    let (_server, port) = world.start_server();
+    let world = world.client("remote_server.fallbacks", fallbacks(port));
+    let (_client, local) = world.start_client(free_port());
+    for _ in 0..3 {
+        ping(&mut connect((Ipv4Addr::LOCALHOST, local))).expect("by the fallbacks");
+    }
+}
+
+#[test]
+fn connections_that_are_ready_serve_at_once_and_are_replaced() {
+    let echo = Service::echo();
+    let tunnel = ForwardWorld::to(echo.port())
+        .client("preconnected", 3)
+        .run();
+    eventually(PATIENCE, "three are ready", || {
+        (echo.accepted() == 3).then_some(())
+    });
+    let mut streams: Vec<_> = (0..10).map(|_| tunnel.visit()).collect();
+    for stream in &mut streams {
+        ping(stream).expect("served");
+    }
+    eventually(PATIENCE, "three are ready again", || {
+        (echo.accepted() == 13).then_some(())
+    });
+    drop(streams);
+    steady(Duration::from_millis(300), "no more are opened", || {
+        echo.accepted()
+    });
+}
+
+/// A service that speaks first is heard through a connection that was ready before anybody asked.
+#[test]
+fn a_greeting_that_came_early_is_not_lost() {
+    let greeter = Service::start(|mut stream| {
+        stream.write_all(b"220 hello\r\n")?;
+        stream.read_exact(&mut [0])
+    });
+    let tunnel = ForwardWorld::to(greeter.port())
+        .client("preconnected", 1)
+        .run();
+    eventually(PATIENCE, "one is ready", || (greeter.accepted() == 1).then_some(()));
+    let mut stream = tunnel.visit();
+    let mut line = [0; 11];
+    stream.read_exact(&mut line).expect("the greeting");
+    assert_eq!(&line, b"220 hello\r\n");
+}
+
+#[test]
+fn silent_handshakes_hold_no_thread_and_end_in_time() {
+    let echo = Service::echo();
+    let tunnel = ForwardWorld::to(echo.port())
+        .server("tls.handshake_timeout", 3)
+        .server("limits.pending_handshakes", 2000)
+        .server("limits.pending_handshakes_per_address", 2000)
+        .run();
+    ping(&mut tunnel.visit()).expect("before");
+    let mut silent: Vec<_> = (0..1000)
+        .map(|n| {
+            let mut stream = connect((Ipv4Addr::LOCALHOST, tunnel.server_port));
+            // Half of them begin a handshake that they do not go on with.
+            if n % 2 == 0 {
+                stream.write_all(&[22, 3, 1, 2, 0, 1]).expect("write");
+            }
+            stream
+        })
+        .collect();
+    let start = Instant::now();
+    ping(&mut tunnel.visit()).expect("beside them");
+    let usage = tunnel.server.usage();
+    assert!(usage.threads < 20, "{usage:?}");
+    figure(
+        "1,000 silent handshakes",
+        format_args!("{usage:?}, a new connection beside them {:.1} ms", seconds(start) * 1e3),
+    );
+    tunnel.server.log.wait("no complete TLS handshake within 3 s", PATIENCE);
+    for stream in &mut silent {
+        assert_ne!(read_end(stream).1, End::StillOpen);
+    }
+    ping(&mut tunnel.visit()).expect("after");
+}
+
+#[test]
+fn the_oldest_silent_handshake_makes_room() {
+    let echo = Service::echo();
+    let tunnel = ForwardWorld::to(echo.port())
+        .server("limits.pending_handshakes", 10)
+        .run();
+    let mut silent: Vec<_> = (0..30)
+        .map(|_| connect((Ipv4Addr::LOCALHOST, tunnel.server_port)))
+        .collect();
+    ping(&mut tunnel.visit()).expect("there is room");
+    for stream in &mut silent[..20] {
+        assert_ne!(read_end(stream).1, End::StillOpen);
+    }
+    tunnel.server.log.wait("the oldest makes room", PATIENCE);
+}
+
+#[test]
+fn an_allow_list_names_who_may_come() {
+    let echo = Service::echo();
+    let tunnel = ForwardWorld::to(echo.port())
+        .server("tls.allowed_client_cns", serde_json::json!(["desktop"]))
+        .run();
+    assert_eq!(read_end(&mut tunnel.visit()), (vec![], End::Reset));
+    tunnel
+        .server
+        .log
+        .wait("names *laptop*none of that is in allowed_client_cns (desktop)", PATIENCE);
+    let tunnel = ForwardWorld::to(echo.port())
+        .server("tls.allowed_client_cns", serde_json::json!(["desktop", "laptop"]))
+        .run();
+    ping(&mut tunnel.visit()).expect("welcome");
+}
+
+#[test]
+fn a_server_of_another_name_is_refused() {
+    let echo = Service::echo();
+    let tunnel = ForwardWorld::to(echo.port())
+        .client("remote_server.server_hostname", "bank.example")
+        .run();
+    assert_eq!(read_end(&mut tunnel.visit()), (vec![], End::Reset));
+    tunnel.client.log.wait("bank.example*localhost*next try in", PATIENCE);
+}
+
+#[test]
+fn a_client_without_a_certificate_is_told_what_is_missing() {
+    let echo = Service::echo();
+    let mut world = ForwardWorld::to(echo.port());
+    world.client.as_object_mut().expect("object").remove("tls");
+    let tunnel = world.run();
+    assert_eq!(read_end(&mut tunnel.visit()), (vec![], End::Reset));
+    tunnel.server.log.wait("shows no certificate", PATIENCE);
+}
+
+#[test]
+fn new_certificates_are_taken_up_and_nobody_is_cut() {
+    let echo = Service::echo();
+    let tunnel = ForwardWorld::to(echo.port()).run();
+    let mut old = tunnel.visit();
+    ping(&mut old).expect("before");
+    let other = ForwardWorld::to(echo.port());
+    for file in ["ca.crt", "server.crt", "server.key", "laptop.crt", "laptop.key"] {
+        let from = other.dir.join("certs").join(file);
+        fs::copy(from, tunnel.world.dir.join("certs").join(file)).expect("copy");
+    }
+    tunnel.server.log.wait("new certificates, keys or lists are in force", PATIENCE);
+    tunnel.client.log.wait("new certificates or keys are in force", PATIENCE);
+    ping(&mut tunnel.visit()).expect("with the new ones");
+    ping(&mut old).expect("the old connection goes on");
+}
+
+#[test]
+fn silence_is_cut_where_it_is_bounded() {
+    let echo = Service::echo();
+    let tunnel = ForwardWorld::to(echo.port()).server("timeouts.idle", 1).run();
+    let mut busy = tunnel.visit();
+    let mut silent = tunnel.visit();
+    ping(&mut silent).expect("before");
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(2500) {
+        ping(&mut busy).expect("who speaks is not cut");
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(read_end(&mut silent).1, End::Reset);
+    tunnel.server.log.wait("cut connections=1 after 1 s of silence", PATIENCE);
+}
+
+#[test]
+fn five_hundred_idle_connections_need_a_few_threads() {
+    let echo = Service::echo();
+    let tunnel: Forwarded = ForwardWorld::to(echo.port()).run();
+    let mut streams: Vec<_> = (0..500).map(|_| tunnel.visit()).collect();
+    for stream in &mut streams {
+        ping(stream).expect("served");
+    }
+    for program in [&tunnel.server, &tunnel.client] {
+        eventually(PATIENCE, "a dozen threads", || {
+            (program.usage().threads <= 16).then_some(())
+        });
+    }
+    for stream in &mut streams {
+        ping(stream).expect("and still there");
+    }
+    figure("500 idle forwarded connections", format_args!(
+        "server {:?}, client {:?}", tunnel.server.usage(), tunnel.client.usage()
+    ));
+}
