@@ -35,7 +35,6 @@ mod reload;
 mod server;
 mod v1;
 
-
 pub use client::{ClientSettings, ClientTls, ServerNameError, server_name};
 pub use expiry::{Expiry, ExpiryWatch, Validity};
 pub use explain::{Problem, Side, explain};
