@@ -150,3 +150,105 @@ fn dir_argument(dir: &Path) -> String {
         format!(" --dir {}", dir.display())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scratch::Scratch;
+    use clap::Parser;
+    use minitcptunnel_common::pki::{
+        ClientSettings, ClientTls, MinVersion, ServerSettings, ServerTls,
+    };
+    use std::fs;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    fn type_in(words: &[&str]) -> Result<String, MakeError> {
+        let line = Line::try_parse_from([&["certs"], words].concat()).expect("a command line");
+        run(&line.command)
+    }
+
+    #[test]
+    fn what_is_made_is_what_the_text_says_to_configure() {
+        let scratch = Scratch::new();
+        let dir = scratch.path().join("certs");
+        let at = |name: &str| dir.join(name);
+        let shown = |name: &str| at(name).display().to_string();
+        let folder = dir.to_str().expect("a plain name");
+
+        let said = type_in(&[
+            "init",
+            "--host",
+            "tunnel.example.com",
+            "--ip",
+            "::1",
+            "--dir",
+            folder,
+        ]);
+        let said = said.expect("made");
+        for wanted in [
+            format!("server_cert: {}\n", shown("server.crt")),
+            format!("server_key: {}\n", shown("server.key")),
+            format!("client_ca_cert: {} ", shown("ca.crt")),
+            format!("certs client NAME --dir {folder}"),
+            "keep it off the servers and clients".to_owned(),
+        ] {
+            assert!(said.contains(&wanted), "{wanted:?} is not in:\n{said}");
+        }
+        let said = type_in(&["client", "alice", "--dir", folder]).expect("made");
+        for wanted in [
+            format!("server_ca_cert: {}\n", shown("ca.crt")),
+            format!("client_cert: {}\n", shown("alice.crt")),
+            format!("client_key: {}\n", shown("alice.key")),
+            "allowed_client_cns: [\"alice\"]".to_owned(),
+        ] {
+            assert!(said.contains(&wanted), "{wanted:?} is not in:\n{said}");
+        }
+        let server = ServerTls::load(&ServerSettings {
+            cert: at("server.crt"),
+            key: at("server.key"),
+            client_ca: Some(at("ca.crt")),
+            allowed: vec!["alice".to_owned()],
+            allowed_file: None,
+            min_version: MinVersion::Tls12,
+        });
+        assert_eq!(server.expect("loads").warnings, Vec::<String>::new());
+        let client = ClientTls::load(&ClientSettings {
+            server_ca: at("ca.crt"),
+            cert: Some(at("alice.crt")),
+            key: Some(at("alice.key")),
+            min_version: MinVersion::Tls13,
+        });
+        assert_eq!(client.expect("loads").warnings, Vec::<String>::new());
+
+        // Again: everything is there already, and stays.
+        for words in [
+            &["init", "--host", "x", "--dir", folder][..],
+            &["server", "--host", "x", "--dir", folder],
+            &["client", "alice", "--dir", folder],
+        ] {
+            let e = type_in(words).expect_err("taken");
+            assert!(e.to_string().contains("exists already"), "{e}");
+            assert_eq!(exit_code(&e), ExitCode::Identity);
+        }
+        let e = type_in(&["client", "../bob", "--dir", folder]).expect_err("a path");
+        assert_eq!(exit_code(&e), ExitCode::Usage);
+        // The old certificate out of the way, the CA makes the server a new one.
+        for name in ["server.crt", "server.key"] {
+            fs::remove_file(at(name)).expect("made");
+        }
+        let said = type_in(&["server", "--host", "x", "--dir", folder]).expect("made");
+        assert!(said.contains("takes up files that are replaced"), "{said}");
+    }
+
+    #[test]
+    fn a_server_without_a_name_is_a_usage_error() {
+        for words in [&["certs", "init"][..], &["certs", "client"], &["certs"]] {
+            Line::try_parse_from(words).expect_err("something is missing");
+        }
+    }
+}

@@ -382,3 +382,42 @@ fn sessions_are_resumed_until_the_files_change() {
         ));
     }
 }
+
+#[test]
+fn ends_without_a_common_cipher_say_so() {
+    use rustls::crypto::ring::{cipher_suite, default_provider};
+    let ca = ca(ca_params("Good CA"));
+    let (_, server) = Ends::good(&ca).load().expect("good files");
+    // Wants to see an RSA key, and the server's is another.
+    let mut provider = default_provider();
+    provider.cipher_suites = vec![cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256];
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ca.der().clone()).expect("a CA");
+    let client = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(MinVersion::Only12.versions())
+        .expect("a version")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let meeting = shake(&Arc::new(client), &server.config, HOST);
+    let said = meeting.server.expect_err("nothing in common");
+    assert!(
+        said.contains("no cipher, key exchange or kind of signature in common"),
+        "{said}"
+    );
+    let said = meeting.client.expect_err("nothing in common");
+    assert!(said.contains("found no cipher in common"), "{said}");
+    assert!(meeting.client_lasts);
+}
+
+/// What every peer of another make must be able to count on, and what must never be on.
+#[test]
+fn nothing_beyond_plain_tls_is_offered() {
+    let ca = ca(ca_params("Good CA"));
+    let (client, server) = Ends::good(&ca).load().expect("good files");
+    assert!(client.config.alpn_protocols.is_empty() && server.config.alpn_protocols.is_empty());
+    // Early data can be sent again by anybody who saw it.
+    assert!(!client.config.enable_early_data);
+    assert_eq!(server.config.max_early_data_size, 0);
+    assert!(client.config.enable_sni);
+    assert!(server.config.ticketer.enabled());
+}
