@@ -28,6 +28,7 @@ fn bytes_go_both_ways_at_once_in_both_versions() {
         let echo = Service::echo();
         let tunnel = ForwardWorld::to(echo.port())
             .server("tls.min_version", version)
+            .client("preconnected", 0)
             .run();
         let n = 64 * MIB;
         let mut stream = tunnel.visit();
@@ -67,7 +68,10 @@ fn either_side_may_end_first_and_still_be_answered() {
     let mut stream = tunnel.visit();
     send(&mut stream, 1, MIB).expect("send");
     stream.shutdown(Shutdown::Write).expect("end");
-    assert_eq!(read_end(&mut stream), (b"heard 1048576".to_vec(), End::Clean));
+    assert_eq!(
+        read_end(&mut stream),
+        (b"heard 1048576".to_vec(), End::Clean)
+    );
 
     let first_words = Service::start(|mut stream| {
         stream.write_all(b"I am done.")?;
@@ -77,7 +81,9 @@ fn either_side_may_end_first_and_still_be_answered() {
         assert_eq!(all.len() as u64, MIB);
         Ok(())
     });
-    let tunnel = ForwardWorld::to(first_words.port()).run();
+    let tunnel = ForwardWorld::to(first_words.port())
+        .client("preconnected", 0)
+        .run();
     let mut stream = tunnel.visit();
     assert_eq!(read_end(&mut stream), (b"I am done.".to_vec(), End::Clean));
     send(&mut stream, 1, MIB).expect("the other direction is open");
@@ -92,7 +98,9 @@ fn a_cut_is_a_reset_and_never_an_end() {
     let endless = Service::source(3, u64::MAX);
     let mut tunnel = ForwardWorld::to(endless.port()).run();
     let mut stream = tunnel.visit();
-    Bytes::new(3).expect(&mut stream, MIB).expect("the beginning");
+    Bytes::new(3)
+        .expect(&mut stream, MIB)
+        .expect("the beginning");
     tunnel.server.kill();
     let (_, end) = read_end(&mut stream);
     assert_eq!(end, End::Reset);
@@ -146,7 +154,10 @@ fn a_local_connection_does_not_wait_for_ever() {
     assert_eq!(read_end(&mut stream), (vec![], End::Reset));
     let took = start.elapsed();
     assert!(took >= Duration::from_millis(500), "{took:?}");
-    client.log.wait("waited 0.5 s for the server in vain (timeouts.retry_within)", PATIENCE);
+    client.log.wait(
+        "waited 0.5 s for the server in vain (timeouts.retry_within)",
+        PATIENCE,
+    );
 }
 
 #[test]
@@ -154,7 +165,8 @@ fn a_fallback_serves_while_the_first_is_down() {
     let echo = Service::echo();
     let dead = free_port();
     let fallbacks = |port: u16| serde_json::json!([{ "host": "127.0.0.1", "port": port }]);
-    let mut world = ForwardWorld::to(dead).server("target_service.fallbacks", fallbacks(echo.port()));
+    let mut world =
+        ForwardWorld::to(dead).server("target_service.fallbacks", fallbacks(echo.port()));
     let (_server, port) = world.start_server();
     let world = world.client("remote_server.fallbacks", fallbacks(port));
     let (_client, local) = world.start_client(free_port());
@@ -180,9 +192,11 @@ fn connections_that_are_ready_serve_at_once_and_are_replaced() {
         (echo.accepted() == 13).then_some(())
     });
     drop(streams);
-    steady(Duration::from_millis(300), "no more are opened", || {
+    let calm = Duration::from_millis(300);
+    let all = steady(PATIENCE, calm, "connections that are opened", || {
         echo.accepted()
     });
+    assert_eq!(all, 13, "what is enough is enough");
 }
 
 /// A service that speaks first is heard through a connection that was ready before anybody asked.
@@ -195,7 +209,9 @@ fn a_greeting_that_came_early_is_not_lost() {
     let tunnel = ForwardWorld::to(greeter.port())
         .client("preconnected", 1)
         .run();
-    eventually(PATIENCE, "one is ready", || (greeter.accepted() == 1).then_some(()));
+    eventually(PATIENCE, "one is ready", || {
+        (greeter.accepted() == 1).then_some(())
+    });
     let mut stream = tunnel.visit();
     let mut line = [0; 11];
     stream.read_exact(&mut line).expect("the greeting");
@@ -227,9 +243,15 @@ fn silent_handshakes_hold_no_thread_and_end_in_time() {
     assert!(usage.threads < 20, "{usage:?}");
     figure(
         "1,000 silent handshakes",
-        format_args!("{usage:?}, a new connection beside them {:.1} ms", seconds(start) * 1e3),
+        format_args!(
+            "{usage:?}, a new connection beside them {:.1} ms",
+            seconds(start) * 1e3
+        ),
     );
-    tunnel.server.log.wait("no complete TLS handshake within 3 s", PATIENCE);
+    tunnel
+        .server
+        .log
+        .wait("no complete TLS handshake within 3 s", PATIENCE);
     for stream in &mut silent {
         assert_ne!(read_end(stream).1, End::StillOpen);
     }
@@ -259,12 +281,15 @@ fn an_allow_list_names_who_may_come() {
         .server("tls.allowed_client_cns", serde_json::json!(["desktop"]))
         .run();
     assert_eq!(read_end(&mut tunnel.visit()), (vec![], End::Reset));
-    tunnel
-        .server
-        .log
-        .wait("names *laptop*none of that is in allowed_client_cns (desktop)", PATIENCE);
+    tunnel.server.log.wait(
+        "names *laptop*none of that is in allowed_client_cns (desktop)",
+        PATIENCE,
+    );
     let tunnel = ForwardWorld::to(echo.port())
-        .server("tls.allowed_client_cns", serde_json::json!(["desktop", "laptop"]))
+        .server(
+            "tls.allowed_client_cns",
+            serde_json::json!(["desktop", "laptop"]),
+        )
         .run();
     ping(&mut tunnel.visit()).expect("welcome");
 }
@@ -276,7 +301,10 @@ fn a_server_of_another_name_is_refused() {
         .client("remote_server.server_hostname", "bank.example")
         .run();
     assert_eq!(read_end(&mut tunnel.visit()), (vec![], End::Reset));
-    tunnel.client.log.wait("bank.example*localhost*next try in", PATIENCE);
+    tunnel
+        .client
+        .log
+        .wait("bank.example*localhost*next try in", PATIENCE);
 }
 
 #[test]
@@ -296,12 +324,24 @@ fn new_certificates_are_taken_up_and_nobody_is_cut() {
     let mut old = tunnel.visit();
     ping(&mut old).expect("before");
     let other = ForwardWorld::to(echo.port());
-    for file in ["ca.crt", "server.crt", "server.key", "laptop.crt", "laptop.key"] {
+    for file in [
+        "ca.crt",
+        "server.crt",
+        "server.key",
+        "laptop.crt",
+        "laptop.key",
+    ] {
         let from = other.dir.join("certs").join(file);
         fs::copy(from, tunnel.world.dir.join("certs").join(file)).expect("copy");
     }
-    tunnel.server.log.wait("new certificates, keys or lists are in force", PATIENCE);
-    tunnel.client.log.wait("new certificates or keys are in force", PATIENCE);
+    tunnel
+        .server
+        .log
+        .wait("new certificates, keys or lists are in force", PATIENCE);
+    tunnel
+        .client
+        .log
+        .wait("new certificates or keys are in force", PATIENCE);
     ping(&mut tunnel.visit()).expect("with the new ones");
     ping(&mut old).expect("the old connection goes on");
 }
@@ -309,7 +349,9 @@ fn new_certificates_are_taken_up_and_nobody_is_cut() {
 #[test]
 fn silence_is_cut_where_it_is_bounded() {
     let echo = Service::echo();
-    let tunnel = ForwardWorld::to(echo.port()).server("timeouts.idle", 1).run();
+    let tunnel = ForwardWorld::to(echo.port())
+        .server("timeouts.idle", 1)
+        .run();
     let mut busy = tunnel.visit();
     let mut silent = tunnel.visit();
     ping(&mut silent).expect("before");
@@ -319,7 +361,10 @@ fn silence_is_cut_where_it_is_bounded() {
         thread::sleep(Duration::from_millis(50));
     }
     assert_eq!(read_end(&mut silent).1, End::Reset);
-    tunnel.server.log.wait("cut connections=1 after 1 s of silence", PATIENCE);
+    tunnel
+        .server
+        .log
+        .wait("cut connections=1 after 1 s of silence", PATIENCE);
 }
 
 #[test]
@@ -338,7 +383,12 @@ fn five_hundred_idle_connections_need_a_few_threads() {
     for stream in &mut streams {
         ping(stream).expect("and still there");
     }
-    figure("500 idle forwarded connections", format_args!(
-        "server {:?}, client {:?}", tunnel.server.usage(), tunnel.client.usage()
-    ));
+    figure(
+        "500 idle forwarded connections",
+        format_args!(
+            "server {:?}, client {:?}",
+            tunnel.server.usage(),
+            tunnel.client.usage()
+        ),
+    );
 }

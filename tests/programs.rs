@@ -810,19 +810,20 @@ fn a_revoked_key_is_cut_and_told_for_good() {
 
 /// A port that was asked for and is not there must not pass unnoticed.
 #[test]
-fn forwards_are_described_but_refused_while_there_is_no_such_job() {
+fn forwards_are_described_and_want_their_certificates() {
     let dir = TempDir::new();
-    let refusal = "this configuration has forwards, and this version cannot run them yet";
-    for (program, file, says) in [
+    for (program, file, says, missing) in [
         (
             SERVER,
             "server_config.yaml",
             "Forward \"default\": takes TLS 1.2 or newer on 0.0.0.0:8443 and leads to echo-server:8080",
+            "certs/server.crt does not exist",
         ),
         (
             CLIENT,
             "client_config.yaml",
             "Forward \"default\": 127.0.0.1:1080 leads to tunnel-server:8443 over TLS 1.2 or newer",
+            "certs/ca.crt does not exist",
         ),
     ] {
         let example = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/forward");
@@ -830,7 +831,6 @@ fn forwards_are_described_but_refused_while_there_is_no_such_job() {
         let checked = run(&dir, program, &["check", "--config", file]);
         assert_eq!(checked.code, Some(0), "{}", checked.all());
         assert!(checked.out.contains(says), "{}", checked.out);
-        assert!(checked.out.contains(refusal), "{}", checked.out);
         assert!(
             !checked.out.contains("identity key") && !checked.out.contains("known to"),
             "no reverse job: {}",
@@ -838,11 +838,11 @@ fn forwards_are_described_but_refused_while_there_is_no_such_job() {
         );
         assert!(!dir.join("logs").exists(), "checking writes nothing");
         let started = run(&dir, program, &["--config", file, "--timeout", "5"]);
-        assert_eq!(started.code, Some(3), "{}", started.all());
-        assert!(started.out.contains(refusal), "{}", started.out);
+        assert_eq!(started.code, Some(4), "{}", started.all());
+        assert!(started.out.contains(missing), "{}", started.out);
         // In the log file, too.
         let log = dir.join("logs").join(file.replace("_config.yaml", ".log"));
-        assert!(fs::read_to_string(log).expect("a log").contains(refusal));
+        assert!(fs::read_to_string(log).expect("a log").contains(missing));
         fs::remove_dir_all(dir.join("logs")).expect("remove");
     }
     let mut names: Vec<_> = fs::read_dir(dir.path())

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
-use minitcptunnel_common::config::{ConfigError, Grace, NO_FORWARD_JOB, Seconds};
+use minitcptunnel_common::config::{ConfigError, Grace, Seconds};
 use minitcptunnel_common::dial;
 use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::identity::KeyOrigin;
@@ -190,9 +190,6 @@ fn describe(config: &Config) -> String {
         config.memory_budget / (1024 * 1024),
         config.grace.as_secs_f64()
     ));
-    if !config.forwards.is_empty() {
-        lines.push(format!("But {NO_FORWARD_JOB}."));
-    }
     lines.join("\n")
 }
 
@@ -258,7 +255,6 @@ pub fn code_of_config(e: &KeyError) -> ExitCode {
 pub fn code_of_start(e: &StartError) -> ExitCode {
     match e {
         StartError::NoIdentity => ExitCode::Identity,
-        StartError::NoForwardJob => ExitCode::Configuration,
         StartError::Resources(_) => ExitCode::Resources,
     }
 }

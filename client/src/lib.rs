@@ -10,6 +10,7 @@
 pub mod cli;
 pub mod config;
 pub mod forward;
+pub mod jobs;
 pub mod local_proxy;
 pub mod reverse;
 #[cfg(test)]
@@ -27,7 +28,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use minitcptunnel_common::budget::Budget;
-use minitcptunnel_common::config::NO_FORWARD_JOB;
 use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::id::TunnelId;
 use minitcptunnel_common::metrics::TrafficSnapshot;
@@ -49,8 +49,6 @@ const AFTER_ABORT: Duration = Duration::from_millis(500);
 pub enum StartError {
     /// The configuration has no identity key; `config::ensure_identity_key` makes one.
     NoIdentity,
-    /// The configuration has forwards, or nothing but them.
-    NoForwardJob,
     /// The system gave no poller or no thread.
     Resources(io::Error),
 }
@@ -61,7 +59,6 @@ impl fmt::Display for StartError {
             Self::NoIdentity => f.write_str(
                 "this client has no identity key yet; `minitcptunnel-client keygen` makes one",
             ),
-            Self::NoForwardJob => f.write_str(NO_FORWARD_JOB),
             Self::Resources(e) => write!(
                 f,
                 "the system refused a thread or an event queue: {e}; is a limit (ulimit -n, -u) too low?"
@@ -73,7 +70,7 @@ impl fmt::Display for StartError {
 impl Error for StartError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::NoIdentity | Self::NoForwardJob => None,
+            Self::NoIdentity => None,
             Self::Resources(e) => Some(e),
         }
     }
@@ -89,9 +86,6 @@ impl Client {
     /// Without an identity, or when the system gives no thread. A server that cannot be reached is
     /// no error: the [`Handle`] tells.
     pub fn start(config: &Config) -> Result<Handle, StartError> {
-        if config.reverse.is_none() || !config.forwards.is_empty() {
-            return Err(StartError::NoForwardJob);
-        }
         let server = Arc::new(Server::new(config).ok_or(StartError::NoIdentity)?);
         let capacity = config.capacity();
         if capacity.falls_short_of(config.limits.pairs) {
@@ -183,6 +177,11 @@ impl Handle {
             Command::CloseTunnel(id) => Input::Close(id),
         });
         Ok(())
+    }
+
+    /// Where its pairs run.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// Something that can stop this client from elsewhere.

@@ -4,9 +4,9 @@ use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
-use minitcptunnel_client::Client;
 use minitcptunnel_client::cli::{self, Arguments, Subcommands};
 use minitcptunnel_client::config::KeyError;
+use minitcptunnel_client::jobs;
 use minitcptunnel_common::config::{Grace, Seconds};
 use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::log as logging;
@@ -55,14 +55,14 @@ fn run(arguments: &Arguments) -> ExitCode {
         .for_each(|warning| log::warn!("{warning}"));
     // A running connection holds two.
     resources::raise_open_files();
-    let handle = match Client::start(&checked.config) {
-        Ok(handle) => handle,
+    let jobs = match jobs::start(&checked.config) {
+        Ok(jobs) => jobs,
         Err(e) => {
             log::error!("{e}");
-            return cli::code_of_start(&e);
+            return e.exit_code();
         }
     };
-    let (stopper, signalled) = (handle.stopper(), AtomicBool::new(false));
+    let (stopper, signalled) = (jobs.stopper(), AtomicBool::new(false));
     let handler = move || {
         if signalled.swap(true, Ordering::SeqCst) {
             log::logger().flush();
@@ -75,14 +75,14 @@ fn run(arguments: &Arguments) -> ExitCode {
         log::error!("Signals cannot be handled: {e}");
         return ExitCode::Resources;
     }
-    let end = handle.wait(arguments.timeout.map(Seconds::duration));
+    let end = jobs.wait(arguments.timeout.map(Seconds::duration));
     if end.is_none() {
         log::info!("Stopping: --timeout has passed");
     }
-    handle.stop(
+    jobs.stop(
         arguments
             .grace
             .map_or(checked.config.grace, Grace::duration),
     );
-    cli::code_of_end(end.as_ref())
+    end.map_or(ExitCode::Ok, |end| end.exit_code())
 }

@@ -4,7 +4,7 @@ pub mod certs;
 
 use std::fmt::Write;
 
-use minitcptunnel_common::config::{NO_FORWARD_JOB, PortSet};
+use minitcptunnel_common::config::PortSet;
 use minitcptunnel_common::identity::{self, AllowListFile, IdentityKey};
 use minitcptunnel_common::resources;
 
@@ -54,9 +54,6 @@ pub fn check(checked: &Checked) -> Result<String, StartError> {
         config.memory_budget / (1024 * 1024),
         config.grace.as_secs_f64()
     ));
-    if !config.forwards.is_empty() {
-        line(format_args!("But {NO_FORWARD_JOB}."));
-    }
     for warning in &checked.warnings {
         line(format_args!("warning: {warning}"));
     }

@@ -5,7 +5,7 @@
 //! Which jobs run is told by the keys: those of the reverse tunnel, those of forwards, or both; without any, the
 //! reverse tunnel alone.
 
-mod forward;
+pub mod forward;
 
 pub use forward::{
     Forward, ForwardLimits, ForwardTimeouts, RawForward, RawForwardLimits, RawForwardTimeouts,

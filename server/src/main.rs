@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
-use minitcptunnel_common::config::{Grace, NO_FORWARD_JOB, Seconds};
+use minitcptunnel_common::config::{Grace, Seconds};
 use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::log::{self as logging, Format, LogOptions, Logging, Verbosity};
 use minitcptunnel_common::signals;
 use minitcptunnel_server::cli::{self, certs};
 use minitcptunnel_server::config::{self, Checked, Overrides};
-use minitcptunnel_server::reverse::{self, StartError};
+use minitcptunnel_server::jobs;
+use minitcptunnel_server::reverse::StartError;
 
 /// Takes MiniTCPTunnel clients on one port and opens public ports for their local services.
 #[derive(Parser)]
@@ -137,10 +138,6 @@ fn run(arguments: &Arguments, checked: Checked) -> ExitCode {
     for warning in &checked.warnings {
         log::warn!("{warning}");
     }
-    if !checked.config.forwards.is_empty() {
-        log::error!("{NO_FORWARD_JOB}");
-        return ExitCode::Configuration;
-    }
     let grace = checked.config.grace;
     // Before the first socket: a signal during the start must not be lost.
     let (stop, stopped) = crossbeam_channel::bounded::<()>(1);
@@ -157,7 +154,7 @@ fn run(arguments: &Arguments, checked: Checked) -> ExitCode {
         log::error!("signals cannot be handled: {e}");
         return ExitCode::Resources;
     }
-    let handle = match reverse::start(checked.config) {
+    let handle = match jobs::start(checked.config) {
         Ok(handle) => handle,
         Err(e) => {
             log::error!("{e}");
@@ -166,10 +163,12 @@ fn run(arguments: &Arguments, checked: Checked) -> ExitCode {
     };
     let timeout = arguments.timeout.map(Seconds::duration);
     let after = timeout.map_or_else(crossbeam_channel::never, crossbeam_channel::after);
+    let failed = handle.failed();
     crossbeam_channel::select! {
         recv(stopped) -> _ => {}
         recv(after) -> _ => log::info!("Stopping: --timeout has passed"),
-        recv(handle.failed()) -> _ => {}
+        recv(failed[0]) -> _ => {}
+        recv(failed[1]) -> _ => {}
     }
     match handle.stop(grace) {
         Ok(()) => ExitCode::Ok,

@@ -455,6 +455,7 @@ fn spares_leave_descriptors_for_connections() {
         pairs: None,
         spare_channels: keep,
         max_spare_channels: max,
+        connections: None,
     };
     let count = |n| Some(CountOrNone(n));
     for (raw, files, wanted, warned) in [

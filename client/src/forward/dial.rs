@@ -6,18 +6,18 @@ use std::time::Instant;
 
 use minitcptunnel_common::addresses::Addresses;
 use minitcptunnel_common::channel::tls::{Established, Handshake, HandshakeError};
-use minitcptunnel_common::dial::{self, host_port, set_keepalive};
+use minitcptunnel_common::config::Endpoint;
+use minitcptunnel_common::dial::{self, set_keepalive};
 use minitcptunnel_common::duplex::Socket;
 use minitcptunnel_common::metrics::Metrics;
 use minitcptunnel_common::pki::{self, ClientTls, Current, ServerName, ServerNameError, Side};
 use minitcptunnel_common::pool::Pool;
 
-use super::{Forward, Timeouts};
+use crate::config::forward::{Forward, ForwardTimeouts};
 
 /// One address of the server.
 struct Address {
-    host: String,
-    port: u16,
+    server: Endpoint,
     /// What its certificate must be for.
     name: ServerName<'static>,
 }
@@ -25,7 +25,7 @@ struct Address {
 /// What all connections of one forward share.
 pub(super) struct Server {
     pub(super) name: String,
-    pub(super) timeouts: Timeouts,
+    pub(super) timeouts: ForwardTimeouts,
     pub(super) pool: Pool,
     pub(super) metrics: Metrics,
     pub(super) tls: Current<ClientTls>,
@@ -50,12 +50,10 @@ impl Server {
         pool: Pool,
         metrics: Metrics,
     ) -> Result<Self, ServerNameError> {
-        let address = |(host, port): &(String, u16)| {
-            let name = forward.server_hostname.as_ref().unwrap_or(host);
+        let address = |server: &Endpoint| {
             Ok(Arc::new(Address {
-                host: host.clone(),
-                port: *port,
-                name: pki::server_name(name)?,
+                server: server.clone(),
+                name: pki::server_name(forward.name_of(server).as_str())?,
             }))
         };
         let addresses: Result<Vec<_>, _> = forward.servers.iter().map(address).collect();
@@ -89,23 +87,23 @@ impl Server {
             let address = self.addresses().of(*number).clone();
             let left = deadline.saturating_duration_since(Instant::now());
             let part = left / u32::try_from(order.len() - n).unwrap_or(u32::MAX);
-            let failure = match dial::connect(&address.host, address.port, part) {
-                Ok(stream) => match self.shake_hands(stream, &address.name) {
-                    Ok(established) => {
-                        self.addresses().worked(*number);
-                        return Ok(established);
-                    }
-                    Err(failure) => failure,
-                },
-                Err(e) => Failure {
-                    what: e.to_string(),
-                    lasts: false,
-                },
-            };
+            let failure =
+                match dial::connect(address.server.host.as_str(), address.server.port, part) {
+                    Ok(stream) => match self.shake_hands(stream, &address.name) {
+                        Ok(established) => {
+                            self.addresses().worked(*number);
+                            return Ok(established);
+                        }
+                        Err(failure) => failure,
+                    },
+                    Err(e) => Failure {
+                        what: e.to_string(),
+                        lasts: false,
+                    },
+                };
             self.addresses().failed(*number, Instant::now());
             lasts &= failure.lasts;
-            let at = host_port(&address.host, address.port);
-            tried.push(format!("{at}: {}", failure.what));
+            tried.push(format!("{}: {}", address.server, failure.what));
         }
         Err(Failure {
             what: tried.join("; "),
@@ -147,10 +145,7 @@ pub(super) fn in_words_of(e: &HandshakeError) -> Failure {
 }
 
 /// The servers as a log line names them.
-pub(super) fn in_words(servers: &[(String, u16)]) -> String {
-    let all: Vec<_> = servers
-        .iter()
-        .map(|(host, port)| host_port(host, *port))
-        .collect();
+pub(super) fn in_words(servers: &[Endpoint]) -> String {
+    let all: Vec<_> = servers.iter().map(Endpoint::to_string).collect();
     all.join(", then ")
 }

@@ -19,7 +19,7 @@ use minitcptunnel_common::backoff::random;
 use minitcptunnel_common::channel::ledger::Ledger;
 use minitcptunnel_common::channel::tls;
 use minitcptunnel_common::channel::tls::Established;
-use minitcptunnel_common::duplex;
+use minitcptunnel_common::duplex::{self, Wait};
 use minitcptunnel_common::evloop::{Deadlines, Inbox, Slots, Watch};
 use minitcptunnel_common::log::Quiet;
 use minitcptunnel_common::log_limited;
@@ -30,9 +30,9 @@ use minitcptunnel_common::resources;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
 
-use super::Forward;
 use super::dial::{Failure, Server, in_words_of};
 use super::plan::{Bounds, Next, Plan};
+use crate::config::forward::Forward;
 
 pub(super) const INBOX: Token = Token(0);
 /// First token of everything that comes and goes.
@@ -138,10 +138,10 @@ impl Listening {
             follower,
             expiry: ExpiryWatch::default(),
             plan: Plan::new(Bounds {
-                keep: forward.preconnected,
-                waiting: forward.waiting,
+                keep: forward.preconnected.into(),
+                waiting: forward.connections,
                 patience: forward.timeouts.retry_within,
-                pauses: forward.timeouts.backoff,
+                pauses: (forward.timeouts.backoff_min, forward.timeouts.backoff_max),
             }),
             due: None,
             quiet: Quiet::new(QUIET),
@@ -249,10 +249,11 @@ impl EventLoop {
         let tokens: Vec<_> = self.slots.iter().map(|(token, _)| token).collect();
         for token in tokens {
             if let Some(listening) = self.listening(token) {
-                let (waiting, _) = listening.plan.end();
+                let (waiting, ready) = listening.plan.end();
                 waiting
                     .iter()
                     .for_each(|local| duplex::reset(&local.stream));
+                ready.into_iter().for_each(|one| bow_out(one.established));
             }
         }
         Ok(())
@@ -559,6 +560,7 @@ impl EventLoop {
             );
             ready.watch.deregister(self.poll.registry());
             self.slots.remove(ready.token);
+            bow_out(ready.established);
         }
     }
 
@@ -673,6 +675,15 @@ impl Drop for Dial {
         self.mailbox
             .send(Event::Dialled(self.token, Box::new(result)));
     }
+}
+
+/// Ends a connection that nobody has used, so that the server sees no cut.
+fn bow_out(established: Established) {
+    let socket = established.socket().clone();
+    let mut duplex = tls::duplex(established, socket, &Ledger::default());
+    duplex.sink.set_wait(Wait::Never);
+    // Where that fails it is gone already, or will be seen as a cut after all.
+    let _ = duplex.sink.finish();
 }
 
 /// How often silence is looked for: it may last so much longer than it should.

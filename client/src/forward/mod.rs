@@ -16,60 +16,26 @@ mod event_loop;
 mod plan;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 use std::{error, fmt};
 
 use crossbeam_channel::Receiver;
+use minitcptunnel_common::config::TlsVersion;
 use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::metrics::Metrics;
-use minitcptunnel_common::pki::{ClientSettings, ClientTls, Follower, LoadError, ServerNameError};
+use minitcptunnel_common::pki::{
+    ClientSettings, ClientTls, Follower, LoadError, MinVersion, ServerNameError,
+};
 use minitcptunnel_common::pool::Pool;
 use mio::Poll;
 use mio::net::TcpListener;
 
+use crate::config::forward::Forward;
 use dial::Server;
 use event_loop::{Event, EventLoop, INBOX, Listening};
-
-/// One forward: a local listener, and the server that its connections are carried to.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Forward {
-    /// What logs call it.
-    pub name: String,
-    /// `local_listener`.
-    pub listen: (IpAddr, u16),
-    /// `remote_server` and its `fallbacks`, in the order in which they are tried.
-    pub servers: Vec<(String, u16)>,
-    /// `remote_server.server_hostname`: the name that the server's certificate must bear; by default the host
-    /// that was dialled.
-    pub server_hostname: Option<String>,
-    /// `tls`, and `remote_server.server_ca_cert`.
-    pub tls: ClientSettings,
-    /// How many connections are kept ready.
-    pub preconnected: usize,
-    /// How many local connections may wait for the server.
-    pub waiting: usize,
-    /// How long each stage may take.
-    pub timeouts: Timeouts,
-}
-
-/// How long each stage may take.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// Reaching the server, all its addresses together.
-    pub connect: Duration,
-    /// The whole TLS handshake.
-    pub handshake: Duration,
-    /// How long a local connection waits for a server that cannot be reached.
-    pub retry_within: Duration,
-    /// The least and the most between two attempts.
-    pub backoff: (Duration, Duration),
-    /// Silence in both directions after which a connection is cut.
-    pub idle: Option<Duration>,
-}
 
 /// Why the forwards did not start.
 #[derive(Debug)]
@@ -151,9 +117,9 @@ pub fn start(forwards: Vec<Forward>, pool: &Pool, metrics: &Metrics) -> Result<H
     let mut addresses = Vec::new();
     for (n, forward) in forwards.into_iter().enumerate() {
         let name = forward.name.clone();
-        let follower = Follower::<ClientTls>::load(forward.tls.clone())
+        let follower = Follower::<ClientTls>::load(settings(&forward))
             .map_err(|e| StartError::Tls(name.clone(), e))?;
-        let asked = SocketAddr::new(forward.listen.0, forward.listen.1);
+        let asked = forward.listen;
         let bind = |e| StartError::Bind(asked, e);
         let listener = TcpListener::bind(asked).map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
@@ -196,6 +162,19 @@ pub fn start(forwards: Vec<Forward>, pool: &Pool, metrics: &Metrics) -> Result<H
         failed,
         addresses,
     })
+}
+
+fn settings(forward: &Forward) -> ClientSettings {
+    let own = forward.identity.as_ref();
+    ClientSettings {
+        server_ca: forward.server_ca.clone(),
+        cert: own.map(|own| own.cert.clone()),
+        key: own.map(|own| own.key.clone()),
+        min_version: match forward.min_version {
+            TlsVersion::V1_2 => MinVersion::Tls12,
+            TlsVersion::V1_3 => MinVersion::Tls13,
+        },
+    }
 }
 
 impl Handle {

@@ -19,11 +19,6 @@ const MAX_NAME: usize = 255;
 /// What a forward at the top of the file is called.
 pub const TOP_FORWARD: &str = "default";
 
-/// What a program says to a configuration with forwards, as long as it has no such job. Silence would leave an
-/// operator without the port that he asked for.
-pub const NO_FORWARD_JOB: &str = "this configuration has forwards, and this version cannot run them yet; take \
-                                  their keys out, or use a version that can";
-
 /// The lowest version of TLS that is spoken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TlsVersion {

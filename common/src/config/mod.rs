@@ -20,8 +20,8 @@ mod types;
 mod yaml;
 
 pub use forward::{
-    Endpoint, ForwardNames, NO_FORWARD_JOB, RawFallback, RawListener, TOP_FORWARD, TlsVersion,
-    check_endpoints, check_listener, named_file, or_never, overlap, required_file,
+    Endpoint, ForwardNames, RawFallback, RawListener, TOP_FORWARD, TlsVersion, check_endpoints,
+    check_listener, named_file, or_never, overlap, required_file,
 };
 pub use logging::{RawLogging, RawRotation, check_logging};
 pub use node::Place;

@@ -69,6 +69,8 @@ enum Job {
     Pump(Pump),
     /// What a pair needs before it exists: dialling.
     Task(Box<dyn FnOnce() + Send>),
+    /// As that, but of a moment: whoever has it runs it.
+    Note(Box<dyn FnOnce() + Send>),
 }
 
 #[derive(Default)]
@@ -217,6 +219,17 @@ impl Pool {
         task: impl FnOnce() + Send + 'static,
     ) -> Result<(), PoolError> {
         let refused = self.0.rester.rest(Job::Task(Box::new(task)), socket);
+        refused.map_err(|_| PoolError::Closed)
+    }
+
+    /// As [`when_readable`](Self::when_readable), but `note` is run in the thread that everybody rests with: it
+    /// must neither block nor take long. For telling somebody else.
+    pub fn note_readable(
+        &self,
+        socket: Arc<Socket>,
+        note: impl FnOnce() + Send + 'static,
+    ) -> Result<(), PoolError> {
+        let refused = self.0.rester.rest(Job::Note(Box::new(note)), socket);
         refused.map_err(|_| PoolError::Closed)
     }
 
@@ -394,7 +407,7 @@ impl Pool {
         let mut next = first;
         while let Some(job) = next {
             match job {
-                Job::Task(task) => task(),
+                Job::Task(task) | Job::Note(task) => task(),
                 Job::Pump(pump) => self.run(pump),
             }
             next = self.next_job();

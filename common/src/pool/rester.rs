@@ -14,6 +14,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -156,7 +157,7 @@ impl Run {
         };
         let nudged = match &mut resting.job {
             Job::Pump(pump) => pump.nudge_caught(),
-            Job::Task(_) => Nudged::Busy,
+            Job::Task(_) | Job::Note(_) => Nudged::Busy,
         };
         if nudged == Nudged::Silent {
             return;
@@ -165,8 +166,13 @@ impl Run {
             return;
         };
         self.forget(&mut watch);
-        if nudged == Nudged::Busy {
-            wake(job);
+        match job {
+            Job::Note(note) => {
+                // A panic is its owner's loss, not that of everybody who rests.
+                let _ = catch_unwind(AssertUnwindSafe(note));
+            }
+            job if nudged == Nudged::Busy => wake(job),
+            _ => {}
         }
     }
 

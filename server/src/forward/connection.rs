@@ -113,16 +113,20 @@ pub(super) struct Pending {
 impl Pending {
     /// Waits in the poller until there is something to do. Dropped, which closes it, where that fails.
     pub(super) fn wait(self) {
-        let pool = self.service.pool.clone();
+        let (pool, shaker) = (self.service.pool.clone(), self.service.shaker.clone());
         let socket = self.handshake.socket().clone();
-        let _ = pool.when_readable(socket, move || self.step());
+        let _ = pool.note_readable(socket, move || shaker.step(self));
     }
 
-    /// On a worker.
-    fn step(mut self) {
+    /// Goes on as far as it goes without waiting.
+    pub(super) fn step(mut self) {
         match self.handshake.step() {
             Ok(Progress::WantRead) => self.wait(),
-            Ok(Progress::Done) => self.established(),
+            Ok(Progress::Done) => {
+                let pool = self.service.pool.clone();
+                // Dropped, which closes it, where there is no thread.
+                let _ = pool.task(move || self.established());
+            }
             // A flight of ours fits into an empty socket: whoever does not take that takes nothing.
             Ok(Progress::WantWrite) => self.fail(Kind::Left, "it does not read what it asked for"),
             Err(e) => {
@@ -144,6 +148,7 @@ impl Pending {
         });
     }
 
+    /// On a worker: the target may take its time.
     fn established(self) {
         let Self {
             service,

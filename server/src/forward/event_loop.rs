@@ -288,7 +288,7 @@ impl EventLoop {
             Ok(handshake) => handshake,
             Err(e) => return log::error!("forward {}: {e}", service.name),
         };
-        let deadline = now + service.timeouts.handshake;
+        let deadline = now + service.handshake;
         let deadline = self.deadlines.add(deadline, Timer::Handshake(token));
         self.slots.insert(Entry::Shaking(Shaking {
             socket,
@@ -346,7 +346,7 @@ impl EventLoop {
             return;
         };
         if late {
-            let seconds = listening.service.timeouts.handshake.as_secs_f64();
+            let seconds = listening.service.handshake.as_secs_f64();
             failure.kind = Kind::Late;
             failure.what = format!(
                 "no complete TLS handshake within {seconds} s (tls.handshake_timeout); closed"

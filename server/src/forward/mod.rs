@@ -3,7 +3,8 @@
 //! ```text
 //!  main ─ start ─> Handle          threads:  forward   listeners, deadlines, files that change
 //!       ─ stop  ─> drained pool              rester    handshakes that wait, silent directions
-//!                                            worker    a step of a handshake, a dial, busy directions
+//!                                            handshake a step of a handshake, nothing that waits
+//!                                            worker    a dial, busy directions
 //!
 //!  accept ─ gate ─> handshake ─ step, step ─> admitted? ─> dial the target ─> pair
 //!                       └─ deadline, crowd: aborted by the loop
@@ -14,62 +15,28 @@
 mod connection;
 mod event_loop;
 mod service;
+mod shaker;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 use std::{error, fmt};
 
 use crossbeam_channel::Receiver;
+use minitcptunnel_common::config::TlsVersion;
 use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::metrics::Metrics;
-use minitcptunnel_common::pki::{Follower, LoadError, ServerSettings, ServerTls};
+use minitcptunnel_common::pki::{Follower, LoadError, MinVersion, ServerSettings, ServerTls};
 use minitcptunnel_common::pool::Pool;
 use mio::Poll;
 
+use crate::config::forward::{Forward, Tls};
 use crate::listen::listen;
 use event_loop::{Event, EventLoop, INBOX, Listening};
 use service::Service;
-
-/// One forward: a listener, and the service behind it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Forward {
-    /// What logs call it.
-    pub name: String,
-    /// `server_listener`.
-    pub listen: (IpAddr, u16),
-    /// `target_service` and its `fallbacks`, in the order in which they are tried.
-    pub targets: Vec<(String, u16)>,
-    /// `tls`.
-    pub tls: ServerSettings,
-    /// How much of everything there may be.
-    pub limits: Limits,
-    /// How long each stage may take.
-    pub timeouts: Timeouts,
-}
-
-/// How much of everything there may be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Connections whose handshake is not done.
-    pub pending_handshakes: usize,
-    /// The same, from one address.
-    pub pending_handshakes_per_address: usize,
-}
-
-/// How long each stage may take.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// The whole handshake, however slowly it comes.
-    pub handshake: Duration,
-    /// Reaching the target, all its addresses together.
-    pub connect: Duration,
-    /// Silence in both directions after which a connection is cut.
-    pub idle: Option<Duration>,
-}
+use shaker::Shaker;
 
 /// Why the forwards did not start.
 #[derive(Debug)]
@@ -128,13 +95,15 @@ pub fn start(forwards: Vec<Forward>, pool: &Pool, metrics: &Metrics) -> Result<H
     let resources = StartError::Resources;
     let poll = Poll::new().map_err(resources)?;
     let (inbox, receiver) = Inbox::new(&poll, INBOX).map_err(resources)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let shaker = Shaker::new(cores.clamp(1, 8)).map_err(resources)?;
     let mut listening = Vec::new();
     let mut addresses = Vec::new();
     for (n, forward) in forwards.into_iter().enumerate() {
         let name = forward.name.clone();
-        let follower = Follower::<ServerTls>::load(forward.tls.clone())
+        let follower = Follower::<ServerTls>::load(settings(&forward.tls))
             .map_err(|e| StartError::Tls(name.clone(), e))?;
-        let asked = SocketAddr::new(forward.listen.0, forward.listen.1);
+        let asked = forward.listen;
         let bind = |e| StartError::Bind(asked, e);
         let listener = listen(asked.ip(), asked.port()).map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
@@ -151,7 +120,14 @@ pub fn start(forwards: Vec<Forward>, pool: &Pool, metrics: &Metrics) -> Result<H
             "Forward {name} listening on {address} for {}; {mutual}",
             service::in_words(&forward.targets)
         );
-        let service = Service::new(n, forward, follower.current(), pool.clone(), metrics.part());
+        let service = Service::new(
+            n,
+            forward,
+            follower.current(),
+            pool.clone(),
+            shaker.clone(),
+            metrics.part(),
+        );
         listening.push(Listening::new(listener, Arc::new(service), follower));
     }
     let event_loop = EventLoop::new(poll, receiver, inbox.clone(), listening).map_err(resources)?;
@@ -170,6 +146,20 @@ pub fn start(forwards: Vec<Forward>, pool: &Pool, metrics: &Metrics) -> Result<H
         failed,
         addresses,
     })
+}
+
+fn settings(tls: &Tls) -> ServerSettings {
+    ServerSettings {
+        cert: tls.cert.clone(),
+        key: tls.key.clone(),
+        client_ca: tls.client_ca.clone(),
+        allowed: tls.allowed_clients.clone(),
+        allowed_file: None,
+        min_version: match tls.min_version {
+            TlsVersion::V1_2 => MinVersion::Tls12,
+            TlsVersion::V1_3 => MinVersion::Tls13,
+        },
+    }
 }
 
 impl Handle {

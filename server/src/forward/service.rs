@@ -3,27 +3,32 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::TcpStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use minitcptunnel_common::addresses::Addresses;
-use minitcptunnel_common::dial::{self, host_port};
+use minitcptunnel_common::config::Endpoint;
+use minitcptunnel_common::dial;
 use minitcptunnel_common::metrics::Metrics;
 use minitcptunnel_common::pki::{Current, ServerTls};
 use minitcptunnel_common::pool::Pool;
 
-use super::{Forward, Timeouts};
+use super::shaker::Shaker;
+use crate::config::forward::{Forward, ForwardLimits, ForwardTimeouts};
 
 /// See the module head.
 pub(super) struct Service {
     pub(super) name: String,
     pub(super) tls: Current<ServerTls>,
-    pub(super) timeouts: Timeouts,
-    pub(super) limits: super::Limits,
+    pub(super) timeouts: ForwardTimeouts,
+    /// The whole handshake, however slowly it comes.
+    pub(super) handshake: Duration,
+    pub(super) limits: ForwardLimits,
     pub(super) pool: Pool,
+    pub(super) shaker: Shaker,
     pub(super) metrics: Metrics,
     /// Its pairs' owner in the pool.
     pub(super) owner: u64,
-    targets: Mutex<Addresses<(String, u16)>>,
+    targets: Mutex<Addresses<Endpoint>>,
 }
 
 impl Service {
@@ -32,6 +37,7 @@ impl Service {
         forward: Forward,
         tls: Current<ServerTls>,
         pool: Pool,
+        shaker: Shaker,
         metrics: Metrics,
     ) -> Self {
         let mut hasher = DefaultHasher::new();
@@ -40,8 +46,10 @@ impl Service {
             name: forward.name,
             tls,
             timeouts: forward.timeouts,
+            handshake: forward.tls.handshake_timeout,
             limits: forward.limits,
             pool,
+            shaker,
             metrics,
             owner: hasher.finish(),
             targets: Mutex::new(Addresses::new(forward.targets)),
@@ -49,7 +57,7 @@ impl Service {
     }
 
     /// Nothing that blocks or panics runs under this lock.
-    fn targets(&self) -> MutexGuard<'_, Addresses<(String, u16)>> {
+    fn targets(&self) -> MutexGuard<'_, Addresses<Endpoint>> {
         self.targets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -60,17 +68,17 @@ impl Service {
         let deadline = Instant::now() + self.timeouts.connect;
         let mut tried = Vec::new();
         for (n, number) in order.iter().enumerate() {
-            let (host, port) = self.targets().of(*number).clone();
+            let target = self.targets().of(*number).clone();
             let left = deadline.saturating_duration_since(Instant::now());
             let part = left / u32::try_from(order.len() - n).unwrap_or(u32::MAX);
-            match dial::connect(&host, port, part) {
+            match dial::connect(target.host.as_str(), target.port, part) {
                 Ok(stream) => {
                     self.targets().worked(*number);
                     return Ok(stream);
                 }
                 Err(e) => {
                     self.targets().failed(*number, Instant::now());
-                    tried.push(format!("{}: {e}", host_port(&host, port)));
+                    tried.push(format!("{target}: {e}"));
                 }
             }
         }
@@ -79,10 +87,7 @@ impl Service {
 }
 
 /// The targets as a log line names them.
-pub(super) fn in_words(targets: &[(String, u16)]) -> String {
-    let all: Vec<_> = targets
-        .iter()
-        .map(|(host, port)| host_port(host, *port))
-        .collect();
+pub(super) fn in_words(targets: &[Endpoint]) -> String {
+    let all: Vec<_> = targets.iter().map(Endpoint::to_string).collect();
     all.join(", then ")
 }

@@ -207,6 +207,11 @@ impl Handle {
         self.address
     }
 
+    /// Where its pairs run.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     /// The server's identity.
     pub fn identity(&self) -> PublicKey {
         self.identity

@@ -14,7 +14,7 @@ use minitcptunnel_common::wire::message::{CompressionWish, Message, Status};
 use mio::{Interest, Token};
 
 use super::event_loop::{Entry, EventLoop};
-use super::registry::{self, Tunnel};
+use super::registry::Tunnel;
 
 impl EventLoop {
     pub(super) fn open_tunnel(

@@ -95,7 +95,13 @@ impl TlsSink {
         let bytes = &self.out[self.unsent.clone()];
         self.unsent.start += self.socket.send(bytes, self.wait)?;
         if self.unsent.is_empty() {
-            self.shared.lock()?.sending = false;
+            let mut session = self.shared.lock()?;
+            session.sending = false;
+            let has_word = !session.queue.is_empty();
+            drop(session);
+            if has_word {
+                self.shared.flush(&self.socket)?;
+            }
         }
         Ok(())
     }
