@@ -460,3 +460,24 @@ fn nothing_outlives_its_ca() {
     };
     assert_eq!(end(made.cert), end(scratch.path().join("ca.crt")));
 }
+
+#[test]
+fn a_common_name_counts_only_where_no_list_of_names_is() {
+    let host = server_name(HOST).expect("a name");
+    assert!(names_of(params(HOST)).is_common_name_of(&host));
+    // An empty list, a damaged one, and two of them.
+    for lists in [
+        &[&[0x30, 0][..]][..],
+        &[&[0x30, 3, 0x82, 5, b'a']],
+        &[&[0x30, 3, 0x82, 1, b'a'], &[0x30, 3, 0x82, 1, b'a']],
+    ] {
+        let mut params = params(HOST);
+        for list in lists {
+            let list = rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 17], list.to_vec());
+            params.custom_extensions.push(list);
+        }
+        let names = names_of(params);
+        assert!(names.has_alternatives(), "{lists:?}");
+        assert!(!names.is_common_name_of(&host), "{lists:?}");
+    }
+}
