@@ -263,6 +263,8 @@ fn the_oldest_silent_handshake_makes_room() {
     let echo = Service::echo();
     let tunnel = ForwardWorld::to(echo.port())
         .server("limits.pending_handshakes", 10)
+        // The newcomer is the newest then: none that gets ready earlier is in its place.
+        .client("preconnected", 0)
         .run();
     let mut silent: Vec<_> = (0..30)
         .map(|_| connect((Ipv4Addr::LOCALHOST, tunnel.server_port)))
@@ -365,6 +367,73 @@ fn silence_is_cut_where_it_is_bounded() {
         .server
         .log
         .wait("cut connections=1 after 1 s of silence", PATIENCE);
+}
+
+/// Who does not read is given up in time, at either end of either program, and whoever reads slowly is not.
+#[test]
+fn who_takes_nothing_is_cut_where_that_is_bounded() {
+    for (ours, theirs) in [("server", "client"), ("client", "server")] {
+        let service = Service::source(7, 1024 * MIB);
+        let mut world = ForwardWorld::to(service.port()).client("preconnected", 0);
+        let bounded = if ours == "server" {
+            &mut world.server
+        } else {
+            &mut world.client
+        };
+        bounded["timeouts"] = serde_json::json!({ "write": 1 });
+        let tunnel = world.run();
+        let mut visitor = tunnel.visit();
+
+        // It reads nothing, and then what there was: the end of it is no orderly one.
+        let program = if ours == "server" {
+            &tunnel.server
+        } else {
+            &tunnel.client
+        };
+        program.log.wait(
+            "connection ended *it takes nothing for 1 s (timeouts.write)",
+            PATIENCE,
+        );
+        assert_eq!(
+            read_end(&mut visitor).1,
+            End::Reset,
+            "{ours} bounded, {theirs} not"
+        );
+    }
+}
+
+#[test]
+fn no_more_connections_than_allowed() {
+    for ours in ["server", "client"] {
+        let echo = Service::echo();
+        let mut world = ForwardWorld::to(echo.port()).client("preconnected", 0);
+        let bounded = if ours == "server" {
+            &mut world.server
+        } else {
+            &mut world.client
+        };
+        bounded["limits"] = serde_json::json!({ "connections": 2 });
+        let tunnel = world.run();
+        let mut first = tunnel.visit();
+        ping(&mut first).expect("one");
+        let mut second = tunnel.visit();
+        ping(&mut second).expect("two");
+        assert_eq!(
+            read_end(&mut tunnel.visit()),
+            (vec![], End::Reset),
+            "{ours}"
+        );
+        let program = if ours == "server" {
+            &tunnel.server
+        } else {
+            &tunnel.client
+        };
+        program.log.wait("refused*(limits.connections)", PATIENCE);
+        drop(first);
+        program.log.wait("connection ended *", PATIENCE);
+        ping(&mut tunnel.visit()).expect("there is a place again");
+        ping(&mut second).expect("still there");
+    }
 }
 
 #[test]

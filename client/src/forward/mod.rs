@@ -13,6 +13,7 @@
 
 mod dial;
 mod event_loop;
+mod listening;
 mod plan;
 
 use std::io;
@@ -35,7 +36,8 @@ use mio::net::TcpListener;
 
 use crate::config::forward::Forward;
 use dial::Server;
-use event_loop::{Event, EventLoop, INBOX, Listening};
+use event_loop::{Event, EventLoop, INBOX};
+use listening::Listening;
 
 /// Why the forwards did not start.
 #[derive(Debug)]
