@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rig::{
-    Bytes, End, ForwardWorld, Forwarded, PATIENCE, Service, connect, eventually, figure, free_port,
-    read_end, reset, seconds, send, steady,
+    Bytes, End, ForwardWorld, Forwarded, PATIENCE, Program, Service, connect, eventually, figure,
+    free_port, read_end, reset, seconds, send, steady,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -197,6 +197,58 @@ fn connections_that_are_ready_serve_at_once_and_are_replaced() {
         echo.accepted()
     });
     assert_eq!(all, 13, "what is enough is enough");
+}
+
+#[test]
+fn nobody_waits_for_connections_that_are_only_ready() {
+    let echo = Service::echo();
+    let mut tunnel = ForwardWorld::to(echo.port())
+        .client("preconnected", 2)
+        .run();
+    eventually(PATIENCE, "both are ready", || {
+        (tunnel.server.log.count(0, "*connection from *") == 2).then_some(())
+    });
+    let mut used = tunnel.visit();
+    ping(&mut used).expect("served");
+    eventually(PATIENCE, "another is ready", || {
+        (tunnel.server.log.count(0, "*connection from *") == 3).then_some(())
+    });
+    tunnel.server.signal("TERM");
+    tunnel
+        .server
+        .log
+        .wait("*waiting up to 5 s for 1 running", PATIENCE);
+    ping(&mut used).expect("it may finish");
+    drop(used);
+    assert_eq!(tunnel.server.wait_exit(PATIENCE).code(), Some(0));
+}
+
+#[test]
+fn a_check_looks_at_the_certificates() {
+    let mut world = ForwardWorld::to(1).client("remote_server.port", 1);
+    world.server["server_listener"]["port"] = 1.into();
+    let check = |name: &str, config: &serde_json::Value| {
+        let file = world.dir.join("checked.json");
+        fs::write(&file, config.to_string()).expect("write");
+        let mut command = std::process::Command::new(rig::binary(name));
+        Program::run(command.arg("--config").arg(file).arg("check"), PATIENCE)
+    };
+    for (name, config, key) in [
+        ("minitcptunnel-server", &world.server, "server_cert"),
+        ("minitcptunnel-client", &world.client, "client_cert"),
+    ] {
+        let ended = check(name, config);
+        assert_eq!(ended.code, Some(0), "{}", ended.all());
+        let mut config = config.clone();
+        config["tls"][key] = "certs/missing.crt".into();
+        let ended = check(name, &config);
+        assert_eq!(ended.code, Some(4), "{}", ended.all());
+        assert!(
+            ended.all().contains("missing.crt does not exist"),
+            "{}",
+            ended.all()
+        );
+    }
 }
 
 /// A service that speaks first is heard through a connection that was ready before anybody asked.

@@ -294,6 +294,12 @@ impl Pool {
         self.abort_where(|of, pair| of == owner && pair.is_unheard(since))
     }
 
+    /// Aborts the pairs of this owner in which nothing has ever moved: for a job that ends and would wait for
+    /// connections that somebody only keeps ready. Returns how many.
+    pub fn abort_untouched(&self, owner: u64) -> usize {
+        self.abort_where(|of, pair| of == owner && pair.moved() == 0)
+    }
+
     /// Ends the pairs of this owner in which nothing has moved for `limit`. To be asked every
     /// [`idle_look`]: silence is counted from the first look that saw it. Returns how many.
     pub fn abort_idle(&self, owner: u64, limit: Duration, now: Instant) -> usize {

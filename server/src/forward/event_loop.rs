@@ -193,8 +193,12 @@ impl EventLoop {
             self.say_what_was_kept();
         }
         for (_, entry) in self.slots.iter() {
-            if let Entry::Shaking(shaking) = entry {
-                shaking.socket.abort();
+            match entry {
+                Entry::Shaking(shaking) => shaking.socket.abort(),
+                // Clients keep some ready for whoever may come: nobody is to wait for these.
+                Entry::Listening(one) => {
+                    one.service.pool.abort_untouched(one.service.owner);
+                }
             }
         }
         Ok(())
