@@ -4,6 +4,8 @@
 mod cuts;
 /// The forward tunnel with services of this process: traffic, ends, certificates, servers that come and go.
 mod forward;
+/// How its connections end when somebody cuts, damages or kills.
+mod forward_cuts;
 /// The inputs that fuzzing starts from, without fuzzing.
 mod fuzz_corpus;
 /// Clients with a key who want more than their share, and visitors who come in crowds.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rig::{
     Bytes, End, ForwardWorld, Forwarded, PATIENCE, Program, Service, connect, eventually, figure,
-    free_port, read_end, reset, seconds, send, steady,
+    free_port, read_end, seconds, send, steady,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -91,30 +91,6 @@ fn either_side_may_end_first_and_still_be_answered() {
     let ended = tunnel.server.log.wait("connection ended *", PATIENCE);
     assert!(ended.contains("to_service=1048576"), "{ended}");
     assert!(ended.contains("finished by=service"), "{ended}");
-}
-
-#[test]
-fn a_cut_is_a_reset_and_never_an_end() {
-    let endless = Service::source(3, u64::MAX);
-    let mut tunnel = ForwardWorld::to(endless.port()).run();
-    let mut stream = tunnel.visit();
-    Bytes::new(3)
-        .expect(&mut stream, MIB)
-        .expect("the beginning");
-    tunnel.server.kill();
-    let (_, end) = read_end(&mut stream);
-    assert_eq!(end, End::Reset);
-
-    // And when the target resets, the application hears of it.
-    let resetting = Service::start(|mut stream| {
-        stream.read_exact(&mut [0; 4])?;
-        reset(stream);
-        Ok(())
-    });
-    let tunnel = ForwardWorld::to(resetting.port()).run();
-    let mut stream = tunnel.visit();
-    stream.write_all(b"ping").expect("write");
-    assert_eq!(read_end(&mut stream), (vec![], End::Reset));
 }
 
 #[test]
