@@ -8,6 +8,8 @@ mod forward;
 mod forward_peers;
 /// The forward tunnel with peers that break one rule each: what the log says, and what the application sees.
 mod forward_wrong_peers;
+/// How its connections end when somebody cuts, damages or kills.
+mod forward_cuts;
 /// The inputs that fuzzing starts from, without fuzzing.
 mod fuzz_corpus;
 /// Clients with a key who want more than their share, and visitors who come in crowds.

@@ -95,7 +95,9 @@ fn main() -> std::process::ExitCode {
         (Subcommands::Pubkey, Ok(checked)) => {
             print(cli::pubkey(&checked.config), StartError::exit_code)
         }
-        (Subcommands::Check, Ok(checked)) => print(cli::check(&checked), StartError::exit_code),
+        (Subcommands::Check, Ok(checked)) => {
+            print(cli::check(&checked), jobs::StartError::exit_code)
+        }
         // Done above: certificates are made without a configuration.
         (Subcommands::Certs { .. }, _) => ExitCode::Ok,
         (_, Err(e)) => complain(&e, ExitCode::Configuration),
