@@ -161,6 +161,14 @@ pub(super) fn in_words_of(e: &HandshakeError) -> Failure {
     }
 }
 
+/// The address at the other end, for a log line.
+pub(super) fn peer_of(established: &Established) -> String {
+    match established.socket().stream().peer_addr() {
+        Ok(address) => address.to_string(),
+        Err(_) => "the server".into(),
+    }
+}
+
 /// The servers as a log line names them.
 pub(super) fn in_words(servers: &[Endpoint]) -> String {
     let all: Vec<_> = servers.iter().map(Endpoint::to_string).collect();
