@@ -25,7 +25,7 @@ use minitcptunnel_common::relay::{Ended, Side, Why};
 use minitcptunnel_common::resources;
 use mio::{Events, Interest, Poll, Token};
 
-use super::dial::{Dial, Failure, bow_out, in_words_of, peer_of};
+use super::dial::{Dial, Failure, bow_out, in_words_of};
 use super::listening::{Kind, Listening, Local, Ready};
 use super::plan::Next;
 
@@ -298,7 +298,7 @@ impl EventLoop {
             traffic: server.metrics.traffic.clone(),
         };
         let (name, metrics) = (server.name.clone(), server.metrics.clone());
-        let peer = peer_of(&established);
+        let peer = server.peer_of(&established);
         let on_end = move |ended: Ended| {
             drop(place);
             let active = metrics.traffic.snapshot().live;
@@ -450,11 +450,12 @@ impl EventLoop {
         let Some(listening) = self.listening(listener) else {
             return;
         };
+        let server = listening.server.clone();
         let Some(ready) = listening.plan.ready(number) else {
             return;
         };
         if let Err(e) = ready.established.look() {
-            let (failure, peer) = (in_words_of(&e), peer_of(&ready.established));
+            let (failure, peer) = (in_words_of(&e), server.peer_of(&ready.established));
             if failure.lasts {
                 let now = self.now;
                 if let Some(listening) = self.listening(listener) {

@@ -93,7 +93,8 @@ impl TlsSink {
     /// Sends on, and remembers what would have to wait.
     fn transmit(&mut self) -> io::Result<()> {
         let bytes = &self.out[self.unsent.clone()];
-        self.unsent.start += self.socket.send(bytes, self.wait)?;
+        let sent = self.socket.send(bytes, self.wait);
+        self.unsent.start += sent.map_err(|e| self.shared.why_cut(e, self.wait))?;
         if self.unsent.is_empty() {
             let mut session = self.shared.lock()?;
             session.sending = false;

@@ -132,6 +132,7 @@ impl TlsSource {
                 _ => break opened,
             }
         };
+        session.heard |= !self.plain.is_empty();
         let (closed, held) = (session.closed, session.held());
         let (has_word, is_client) = (!session.queue.is_empty(), session.is_client());
         let version = session.state().protocol_version();
@@ -230,6 +231,10 @@ impl TlsSource {
 
     fn fail(&mut self, failure: Failure) -> io::Error {
         let e = failure.error();
+        if let Ok(mut session) = self.shared.lock() {
+            session.last_word = Some(failure.clone());
+        }
+        self.shared.sent.notify_all();
         self.failed = Some(failure);
         e
     }
