@@ -247,6 +247,12 @@ fn alert_from_peer(alert: AlertDescription, side: Side) -> Problem {
             ),
             Side::Server => format!("{peer} found no cipher in common; its log says more"),
         },
+        A::CloseNotify | A::UserCanceled => {
+            return Problem {
+                text: format!("{peer} left in the middle of the TLS handshake"),
+                lasts: false,
+            };
+        }
         other => {
             return Problem {
                 text: format!(
