@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
 use minitcptunnel_client::cli::{self, Arguments, Subcommands};
-use minitcptunnel_client::config::KeyError;
+use minitcptunnel_client::config::{self, KeyError};
 use minitcptunnel_client::jobs;
 use minitcptunnel_common::config::{Grace, Seconds};
 use minitcptunnel_common::exit::ExitCode;
@@ -20,6 +20,7 @@ fn main() -> std::process::ExitCode {
         Some(Subcommands::Keygen) => print(cli::keygen(file)),
         Some(Subcommands::Pubkey) => print(cli::pubkey(file)),
         Some(Subcommands::Check) => print(cli::check(file, arguments.pinning())),
+        Some(Subcommands::Health) => health(&arguments),
     }
     .into()
 }
@@ -34,6 +35,21 @@ fn print(result: Result<String, KeyError>) -> ExitCode {
         Err(e) => {
             let _ = writeln!(io::stderr(), "{e}");
             cli::code_of_config(&e)
+        }
+    }
+}
+
+fn health(arguments: &Arguments) -> ExitCode {
+    let within = arguments.timeout.map(Seconds::duration);
+    let checked = match config::load(&arguments.config, arguments.pinning()) {
+        Ok(checked) => checked,
+        Err(e) => return print(Err(e)),
+    };
+    match cli::health::health(&checked.config, within) {
+        Ok(text) => print(Ok(text)),
+        Err(e) => {
+            let _ = writeln!(io::stderr(), "{e}");
+            ExitCode::Failure
         }
     }
 }
