@@ -1,4 +1,4 @@
-//! The command line: arguments, the subcommands that print and end (`keygen`, `pubkey`, `check`),
+//! The command line: arguments, the subcommands that print and end (`keygen`, `pubkey`, `check`, `health`),
 //! and which failure has which exit code.
 
 use std::fmt;
@@ -11,12 +11,14 @@ use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::identity::KeyOrigin;
 use minitcptunnel_common::log::{Format, LogOptions, Logging, Verbosity};
 
+pub mod health;
+
 use crate::StartError;
 use crate::config::{self, Checked, Config, KeyError, Limits, Pinning, Reverse};
 use crate::forward;
 use crate::state::End;
 
-/// Offers local services on the public ports of a MiniTCPTunnel server.
+/// Offers local services on the public ports of a MiniTCPTunnel server, and carries local connections to one over TLS.
 #[derive(Parser, Debug)]
 #[command(version)]
 pub struct Arguments {
@@ -31,7 +33,7 @@ pub struct Arguments {
         default_value = "client_config.json"
     )]
     pub config: PathBuf,
-    /// Stop after this many seconds
+    /// Stop after this many seconds; of health: give up after them [default: 5]
     #[arg(long, global = true, value_name = "SECONDS")]
     pub timeout: Option<Seconds>,
     /// How long running connections may go on after a signal [default: 5, or as configured]
@@ -65,6 +67,8 @@ pub enum Subcommands {
     Pubkey,
     /// Check the configuration and say what it would do
     Check,
+    /// Ask whether the client that runs with this configuration listens, and its servers answer; exit code 1 if not
+    Health,
 }
 
 impl Arguments {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
 use minitcptunnel_client::cli::{self, Arguments, CheckError, Subcommands};
+use minitcptunnel_client::config;
 use minitcptunnel_client::jobs;
 use minitcptunnel_common::config::{Grace, Seconds};
 use minitcptunnel_common::exit::ExitCode;
@@ -21,6 +22,7 @@ fn main() -> std::process::ExitCode {
         Some(Subcommands::Check) => {
             print(cli::check(file, arguments.pinning()), CheckError::exit_code)
         }
+        Some(Subcommands::Health) => health(&arguments),
     }
     .into()
 }
@@ -36,6 +38,16 @@ fn print<E: std::fmt::Display>(result: Result<String, E>, code: fn(&E) -> ExitCo
             let _ = writeln!(io::stderr(), "{e}");
             code(&e)
         }
+    }
+}
+
+fn health(arguments: &Arguments) -> ExitCode {
+    let within = arguments.timeout.map(Seconds::duration);
+    match config::load(&arguments.config, arguments.pinning()) {
+        Ok(checked) => print(cli::health::health(&checked.config, within), |_| {
+            ExitCode::Failure
+        }),
+        Err(e) => print(Err(e), cli::code_of_config),
     }
 }
 

@@ -1,6 +1,7 @@
-//! The subcommands that print and end: `pubkey`, `check`, `certs`.
+//! The subcommands that print and end: `pubkey`, `check`, `health`, `certs`.
 
 pub mod certs;
+pub mod health;
 
 use std::fmt::Write;
 
