@@ -326,6 +326,25 @@ fn an_allow_list_names_who_may_come() {
 }
 
 #[test]
+fn a_list_in_a_file_is_followed() {
+    let echo = Service::echo();
+    let world = ForwardWorld::to(echo.port())
+        .server("tls.allowed_clients_file", "clients.txt")
+        .client("preconnected", 0);
+    let list = world.dir.join("clients.txt");
+    fs::write(&list, "# who may come\nlaptop\n").expect("write");
+    let tunnel = world.run();
+    let mut old = tunnel.visit();
+    ping(&mut old).expect("on the list");
+    fs::write(&list, "").expect("write");
+    let log = &tunnel.server.log;
+    log.wait("new certificates, keys or lists are in force", PATIENCE);
+    assert_eq!(read_end(&mut tunnel.visit()), (vec![], End::Reset));
+    log.wait("names *laptop*", PATIENCE);
+    ping(&mut old).expect("whoever is in stays");
+}
+
+#[test]
 fn a_server_of_another_name_is_refused() {
     let echo = Service::echo();
     let tunnel = ForwardWorld::to(echo.port())

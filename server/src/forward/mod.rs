@@ -170,7 +170,7 @@ fn settings(tls: &Tls) -> ServerSettings {
         key: tls.key.clone(),
         client_ca: tls.client_ca.clone(),
         allowed: tls.allowed_clients.clone(),
-        allowed_file: None,
+        allowed_file: tls.allowed_clients_file.clone(),
         min_version: match tls.min_version {
             TlsVersion::V1_2 => MinVersion::Tls12,
             TlsVersion::V1_3 => MinVersion::Tls13,
