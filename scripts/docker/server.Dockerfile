@@ -34,7 +34,7 @@ USER 65532:65532
 WORKDIR /app
 EXPOSE 8443
 # Ends nothing and changes nothing: it asks for the beginning of a TLS handshake. Without a shell it must be a program.
-HEALTHCHECK --interval=30s --timeout=10s --start-period=10s --retries=3 \
+HEALTHCHECK --interval=10s --timeout=10s --start-period=10s --retries=3 \
     CMD ["/usr/local/bin/minitcptunnel-server", "health", "--config", "/app/server_config.yaml"]
 ENTRYPOINT ["/usr/local/bin/minitcptunnel-server"]
 CMD ["--config", "/app/server_config.yaml"]
