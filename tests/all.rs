@@ -4,6 +4,12 @@
 mod cuts;
 /// The forward tunnel with services of this process: traffic, ends, certificates, servers that come and go.
 mod forward;
+/// How its connections end when somebody cuts, damages or kills.
+mod forward_cuts;
+/// The forward tunnel with other people's TLS at one end of it: who can stand where our programs stand.
+mod forward_peers;
+/// The forward tunnel with peers that break one rule each: what the log says, and what the application sees.
+mod forward_wrong_peers;
 /// The inputs that fuzzing starts from, without fuzzing.
 mod fuzz_corpus;
 /// Clients with a key who want more than their share, and visitors who come in crowds.

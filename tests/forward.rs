@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rig::{
-    Bytes, End, ForwardWorld, Forwarded, PATIENCE, Service, connect, eventually, figure, free_port,
-    read_end, reset, seconds, send, steady,
+    Bytes, End, ForwardWorld, Forwarded, PATIENCE, Program, Service, connect, eventually, figure,
+    free_port, read_end, seconds, send, steady,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -94,30 +94,6 @@ fn either_side_may_end_first_and_still_be_answered() {
 }
 
 #[test]
-fn a_cut_is_a_reset_and_never_an_end() {
-    let endless = Service::source(3, u64::MAX);
-    let mut tunnel = ForwardWorld::to(endless.port()).run();
-    let mut stream = tunnel.visit();
-    Bytes::new(3)
-        .expect(&mut stream, MIB)
-        .expect("the beginning");
-    tunnel.server.kill();
-    let (_, end) = read_end(&mut stream);
-    assert_eq!(end, End::Reset);
-
-    // And when the target resets, the application hears of it.
-    let resetting = Service::start(|mut stream| {
-        stream.read_exact(&mut [0; 4])?;
-        reset(stream);
-        Ok(())
-    });
-    let tunnel = ForwardWorld::to(resetting.port()).run();
-    let mut stream = tunnel.visit();
-    stream.write_all(b"ping").expect("write");
-    assert_eq!(read_end(&mut stream), (vec![], End::Reset));
-}
-
-#[test]
 fn a_local_connection_waits_for_a_server_that_is_not_there_yet() {
     let echo = Service::echo();
     let mut world = ForwardWorld::to(echo.port());
@@ -199,6 +175,59 @@ fn connections_that_are_ready_serve_at_once_and_are_replaced() {
     assert_eq!(all, 13, "what is enough is enough");
 }
 
+#[test]
+fn nobody_waits_for_connections_that_are_only_ready() {
+    let echo = Service::echo();
+    let mut tunnel = ForwardWorld::to(echo.port())
+        .client("preconnected", 2)
+        .run();
+    eventually(PATIENCE, "both are ready", || {
+        (tunnel.server.log.count(0, "*connection from *") == 2).then_some(())
+    });
+    let mut used = tunnel.visit();
+    ping(&mut used).expect("served");
+    eventually(PATIENCE, "another is ready", || {
+        (tunnel.server.log.count(0, "*connection from *") == 3).then_some(())
+    });
+    tunnel.server.signal("TERM");
+    tunnel
+        .server
+        .log
+        .wait("*waiting up to 5 s for * running", PATIENCE);
+    ping(&mut used).expect("it may finish");
+    drop(used);
+    assert_eq!(tunnel.server.wait_exit(PATIENCE).code(), Some(0));
+    assert_eq!(tunnel.server.log.count(0, "did not finish in time"), 0);
+}
+
+#[test]
+fn a_check_looks_at_the_certificates() {
+    let mut world = ForwardWorld::to(1).client("remote_server.port", 1);
+    world.server["server_listener"]["port"] = 1.into();
+    let check = |name: &str, config: &serde_json::Value| {
+        let file = world.dir.join("checked.json");
+        fs::write(&file, config.to_string()).expect("write");
+        let mut command = std::process::Command::new(rig::binary(name));
+        Program::run(command.arg("--config").arg(file).arg("check"), PATIENCE)
+    };
+    for (name, config, key) in [
+        ("minitcptunnel-server", &world.server, "server_cert"),
+        ("minitcptunnel-client", &world.client, "client_cert"),
+    ] {
+        let ended = check(name, config);
+        assert_eq!(ended.code, Some(0), "{}", ended.all());
+        let mut config = config.clone();
+        config["tls"][key] = "certs/missing.crt".into();
+        let ended = check(name, &config);
+        assert_eq!(ended.code, Some(4), "{}", ended.all());
+        assert!(
+            ended.all().contains("missing.crt does not exist"),
+            "{}",
+            ended.all()
+        );
+    }
+}
+
 /// A service that speaks first is heard through a connection that was ready before anybody asked.
 #[test]
 fn a_greeting_that_came_early_is_not_lost() {
@@ -263,6 +292,8 @@ fn the_oldest_silent_handshake_makes_room() {
     let echo = Service::echo();
     let tunnel = ForwardWorld::to(echo.port())
         .server("limits.pending_handshakes", 10)
+        // The newcomer is the newest then: none that gets ready earlier is in its place.
+        .client("preconnected", 0)
         .run();
     let mut silent: Vec<_> = (0..30)
         .map(|_| connect((Ipv4Addr::LOCALHOST, tunnel.server_port)))
@@ -292,6 +323,25 @@ fn an_allow_list_names_who_may_come() {
         )
         .run();
     ping(&mut tunnel.visit()).expect("welcome");
+}
+
+#[test]
+fn a_list_in_a_file_is_followed() {
+    let echo = Service::echo();
+    let world = ForwardWorld::to(echo.port())
+        .server("tls.allowed_clients_file", "clients.txt")
+        .client("preconnected", 0);
+    let list = world.dir.join("clients.txt");
+    fs::write(&list, "# who may come\nlaptop\n").expect("write");
+    let tunnel = world.run();
+    let mut old = tunnel.visit();
+    ping(&mut old).expect("on the list");
+    fs::write(&list, "").expect("write");
+    let log = &tunnel.server.log;
+    log.wait("new certificates, keys or lists are in force", PATIENCE);
+    assert_eq!(read_end(&mut tunnel.visit()), (vec![], End::Reset));
+    log.wait("names *laptop*", PATIENCE);
+    ping(&mut old).expect("whoever is in stays");
 }
 
 #[test]
@@ -365,6 +415,73 @@ fn silence_is_cut_where_it_is_bounded() {
         .server
         .log
         .wait("cut connections=1 after 1 s of silence", PATIENCE);
+}
+
+/// Who does not read is given up in time, at either end of either program, and whoever reads slowly is not.
+#[test]
+fn who_takes_nothing_is_cut_where_that_is_bounded() {
+    for (ours, theirs) in [("server", "client"), ("client", "server")] {
+        let service = Service::source(7, 1024 * MIB);
+        let mut world = ForwardWorld::to(service.port()).client("preconnected", 0);
+        let bounded = if ours == "server" {
+            &mut world.server
+        } else {
+            &mut world.client
+        };
+        bounded["timeouts"] = serde_json::json!({ "write": 1 });
+        let tunnel = world.run();
+        let mut visitor = tunnel.visit();
+
+        // It reads nothing, and then what there was: the end of it is no orderly one.
+        let program = if ours == "server" {
+            &tunnel.server
+        } else {
+            &tunnel.client
+        };
+        program.log.wait(
+            "connection ended *it takes nothing for 1 s (timeouts.write)",
+            PATIENCE,
+        );
+        assert_eq!(
+            read_end(&mut visitor).1,
+            End::Reset,
+            "{ours} bounded, {theirs} not"
+        );
+    }
+}
+
+#[test]
+fn no_more_connections_than_allowed() {
+    for ours in ["server", "client"] {
+        let echo = Service::echo();
+        let mut world = ForwardWorld::to(echo.port()).client("preconnected", 0);
+        let bounded = if ours == "server" {
+            &mut world.server
+        } else {
+            &mut world.client
+        };
+        bounded["limits"] = serde_json::json!({ "connections": 2 });
+        let tunnel = world.run();
+        let mut first = tunnel.visit();
+        ping(&mut first).expect("one");
+        let mut second = tunnel.visit();
+        ping(&mut second).expect("two");
+        assert_eq!(
+            read_end(&mut tunnel.visit()),
+            (vec![], End::Reset),
+            "{ours}"
+        );
+        let program = if ours == "server" {
+            &tunnel.server
+        } else {
+            &tunnel.client
+        };
+        program.log.wait("refused*(limits.connections)", PATIENCE);
+        drop(first);
+        program.log.wait("connection ended *", PATIENCE);
+        ping(&mut tunnel.visit()).expect("there is a place again");
+        ping(&mut second).expect("still there");
+    }
 }
 
 #[test]

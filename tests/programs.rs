@@ -829,13 +829,8 @@ fn forwards_are_described_and_want_their_certificates() {
         let example = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/forward");
         fs::copy(example.join(file), dir.join(file)).expect("copy");
         let checked = run(&dir, program, &["check", "--config", file]);
-        assert_eq!(checked.code, Some(0), "{}", checked.all());
-        assert!(checked.out.contains(says), "{}", checked.out);
-        assert!(
-            !checked.out.contains("identity key") && !checked.out.contains("known to"),
-            "no reverse job: {}",
-            checked.out
-        );
+        assert_eq!(checked.code, Some(4), "{}", checked.all());
+        assert!(checked.all().contains(missing), "{}", checked.all());
         assert!(!dir.join("logs").exists(), "checking writes nothing");
         let started = run(&dir, program, &["--config", file, "--timeout", "5"]);
         assert_eq!(started.code, Some(4), "{}", started.all());
@@ -844,6 +839,19 @@ fn forwards_are_described_and_want_their_certificates() {
         let log = dir.join("logs").join(file.replace("_config.yaml", ".log"));
         assert!(fs::read_to_string(log).expect("a log").contains(missing));
         fs::remove_dir_all(dir.join("logs")).expect("remove");
+
+        run(&dir, SERVER, &["certs", "init", "--host", "tunnel-server"]);
+        run(&dir, SERVER, &["certs", "client", "client"]);
+        let checked = run(&dir, program, &["check", "--config", file]);
+        assert_eq!(checked.code, Some(0), "{}", checked.all());
+        assert!(checked.out.contains(says), "{}", checked.out);
+        assert!(
+            !checked.out.contains("identity key") && !checked.out.contains("known to"),
+            "no reverse job: {}",
+            checked.out
+        );
+        assert!(!dir.join("logs").exists(), "checking writes nothing");
+        fs::remove_dir_all(dir.join("certs")).expect("remove");
     }
     let mut names: Vec<_> = fs::read_dir(dir.path())
         .expect("dir")

@@ -1,6 +1,7 @@
-//! The command line: arguments, the subcommands that print and end (`keygen`, `pubkey`, `check`),
+//! The command line: arguments, the subcommands that print and end (`keygen`, `pubkey`, `check`, `health`),
 //! and which failure has which exit code.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
@@ -10,11 +11,14 @@ use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::identity::KeyOrigin;
 use minitcptunnel_common::log::{Format, LogOptions, Logging, Verbosity};
 
+pub mod health;
+
 use crate::StartError;
 use crate::config::{self, Checked, Config, KeyError, Limits, Pinning, Reverse};
+use crate::forward;
 use crate::state::End;
 
-/// Offers local services on the public ports of a MiniTCPTunnel server.
+/// Offers local services on the public ports of a MiniTCPTunnel server, and carries local connections to one over TLS.
 #[derive(Parser, Debug)]
 #[command(version)]
 pub struct Arguments {
@@ -29,7 +33,7 @@ pub struct Arguments {
         default_value = "client_config.json"
     )]
     pub config: PathBuf,
-    /// Stop after this many seconds
+    /// Stop after this many seconds; of health: give up after them [default: 5]
     #[arg(long, global = true, value_name = "SECONDS")]
     pub timeout: Option<Seconds>,
     /// How long running connections may go on after a signal [default: 5, or as configured]
@@ -63,6 +67,8 @@ pub enum Subcommands {
     Pubkey,
     /// Check the configuration and say what it would do
     Check,
+    /// Ask whether the client that runs with this configuration listens, and its servers answer; exit code 1 if not
+    Health,
 }
 
 impl Arguments {
@@ -157,14 +163,47 @@ pub fn pubkey(file: &Path) -> Result<String, KeyError> {
     config::identity_key(file).map(|ensured| format!("CLIENT PUBLIC KEY: {}", ensured.key.public()))
 }
 
+/// Why `check` says no.
+#[derive(Debug)]
+pub enum CheckError {
+    /// What is in the file, or its key.
+    Config(KeyError),
+    /// What it refers to.
+    Forward(forward::StartError),
+}
+
+impl CheckError {
+    /// The exit code that fits.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Config(e) => code_of_config(e),
+            Self::Forward(e) => e.exit_code(),
+        }
+    }
+}
+
+impl fmt::Display for CheckError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(e) => e.fmt(f),
+            Self::Forward(e) => e.fmt(f),
+        }
+    }
+}
+
 /// `check`: what this configuration would do, in plain words.
 ///
 /// # Errors
 /// If the client would not start with it.
-pub fn check(file: &Path, pinning: Pinning) -> Result<String, KeyError> {
-    let checked = config::load(file, pinning)?;
+pub fn check(file: &Path, pinning: Pinning) -> Result<String, CheckError> {
+    let checked = config::load(file, pinning).map_err(CheckError::Config)?;
+    let mut warnings = checked.warnings;
+    for forward in &checked.config.forwards {
+        warnings.extend(forward::check(forward).map_err(CheckError::Forward)?);
+    }
     let mut text = describe(&checked.config);
-    for warning in checked.warnings {
+    for warning in warnings {
         text.push_str("\nwarning: ");
         text.push_str(&warning);
     }

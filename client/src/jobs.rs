@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 use std::{error, fmt, io};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use minitcptunnel_common::budget::Budget;
 use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::metrics::Metrics;
@@ -105,7 +105,8 @@ pub fn start(config: &Config) -> Result<Jobs, StartError> {
     if !config.forwards.is_empty() {
         let metrics = Metrics::default();
         // The reverse tunnel is stopped by being dropped, if this fails.
-        let handle = forward::start(config.forwards.clone(), &pool, &metrics)
+        let stopper = reverse.as_ref().map(crate::Handle::stopper);
+        let handle = forward::start(config.forwards.clone(), &pool, &metrics, stopper)
             .map_err(StartError::Forward)?;
         forward = Some(Forwards {
             handle,
@@ -143,6 +144,9 @@ impl Jobs {
         };
         let left = timeout.map(|timeout| timeout.saturating_sub(since.elapsed()));
         let after = left.map_or_else(crossbeam_channel::never, crossbeam_channel::after);
+        if forward.handle.failed().try_recv() == Err(TryRecvError::Disconnected) {
+            return Some(Outcome { end, failed: true });
+        }
         if end.is_some() && self.stopped.is_empty() {
             log::error!("The reverse tunnel has ended for good; the forwards go on");
         }

@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
-use minitcptunnel_client::cli::{self, Arguments, Subcommands};
-use minitcptunnel_client::config::KeyError;
+use minitcptunnel_client::cli::{self, Arguments, CheckError, Subcommands};
+use minitcptunnel_client::config;
 use minitcptunnel_client::jobs;
 use minitcptunnel_common::config::{Grace, Seconds};
 use minitcptunnel_common::exit::ExitCode;
@@ -17,15 +17,18 @@ fn main() -> std::process::ExitCode {
     let file = &arguments.config;
     match arguments.command {
         None | Some(Subcommands::Run) => run(&arguments),
-        Some(Subcommands::Keygen) => print(cli::keygen(file)),
-        Some(Subcommands::Pubkey) => print(cli::pubkey(file)),
-        Some(Subcommands::Check) => print(cli::check(file, arguments.pinning())),
+        Some(Subcommands::Keygen) => print(cli::keygen(file), cli::code_of_config),
+        Some(Subcommands::Pubkey) => print(cli::pubkey(file), cli::code_of_config),
+        Some(Subcommands::Check) => {
+            print(cli::check(file, arguments.pinning()), CheckError::exit_code)
+        }
+        Some(Subcommands::Health) => health(&arguments),
     }
     .into()
 }
 
 /// Prints what a command has to say, or what went wrong. A closed stdout is nobody's problem.
-fn print(result: Result<String, KeyError>) -> ExitCode {
+fn print<E: std::fmt::Display>(result: Result<String, E>, code: fn(&E) -> ExitCode) -> ExitCode {
     match result {
         Ok(text) => {
             let _ = writeln!(io::stdout(), "{text}");
@@ -33,8 +36,18 @@ fn print(result: Result<String, KeyError>) -> ExitCode {
         }
         Err(e) => {
             let _ = writeln!(io::stderr(), "{e}");
-            cli::code_of_config(&e)
+            code(&e)
         }
+    }
+}
+
+fn health(arguments: &Arguments) -> ExitCode {
+    let within = arguments.timeout.map(Seconds::duration);
+    match config::load(&arguments.config, arguments.pinning()) {
+        Ok(checked) => print(cli::health::health(&checked.config, within), |_| {
+            ExitCode::Failure
+        }),
+        Err(e) => print(Err(e), cli::code_of_config),
     }
 }
 

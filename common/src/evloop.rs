@@ -4,7 +4,6 @@
 //! Slots<T>    what a mio token stands for; tokens are not reused while an event may be pending
 //! Deadlines   (when, what) in order of time; each can be cancelled by its key
 //! Inbox<T>    how other threads reach a loop: a queue and a waker
-//! Watch       a blocking socket in a poller
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,9 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::budget;
-use crate::duplex::Socket;
 use crossbeam_channel::{Receiver, Sender};
-use mio::{Interest, Poll, Registry, Token, Waker};
+use mio::{Poll, Token, Waker};
 
 /// What tokens stand for. Every insertion gets a fresh token, so that an event for something
 /// that is gone can never be taken for its successor.
@@ -174,61 +172,6 @@ impl<T> Inbox<T> {
     pub fn send(&self, item: T) -> bool {
         // The wake-up can only fail when the poller is gone, and then the queue is, too.
         self.sender.send(item).is_ok() && self.waker.wake().is_ok()
-    }
-}
-
-/// A duplex's socket in a poller, which tells when there is something to read.
-#[cfg(unix)]
-pub struct Watch(Arc<Socket>);
-
-#[cfg(unix)]
-impl Watch {
-    // The same signature as elsewhere, where it can fail.
-    #[allow(clippy::unnecessary_wraps)]
-    /// Of this socket. Only elsewhere than on Unix can that fail.
-    pub fn new(socket: Arc<Socket>) -> io::Result<Self> {
-        Ok(Self(socket))
-    }
-
-    /// Tells `token` when there is something to read; also if there is already.
-    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        use std::os::fd::AsRawFd;
-        registry.register(
-            &mut mio::unix::SourceFd(&self.0.stream().as_raw_fd()),
-            token,
-            Interest::READABLE,
-        )
-    }
-
-    /// Takes it out again.
-    pub fn deregister(&mut self, registry: &Registry) {
-        use std::os::fd::AsRawFd;
-        // It can only fail for a socket that the poller does not know.
-        let _ = registry.deregister(&mut mio::unix::SourceFd(&self.0.stream().as_raw_fd()));
-    }
-}
-
-/// A second handle on the socket: the poller of this system takes no other.
-#[cfg(not(unix))]
-pub struct Watch(mio::net::TcpStream);
-
-#[cfg(not(unix))]
-impl Watch {
-    /// Of this socket. Only elsewhere than on Unix can that fail.
-    pub fn new(socket: Arc<Socket>) -> io::Result<Self> {
-        Ok(Self(mio::net::TcpStream::from_std(
-            socket.stream().try_clone()?,
-        )))
-    }
-
-    /// Tells `token` when there is something to read; also if there is already.
-    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        registry.register(&mut self.0, token, Interest::READABLE)
-    }
-
-    /// Takes it out again.
-    pub fn deregister(&mut self, registry: &Registry) {
-        let _ = registry.deregister(&mut self.0);
     }
 }
 

@@ -11,6 +11,7 @@ pub mod duplex;
 pub mod evloop;
 pub mod exit;
 pub mod files;
+pub mod health;
 pub mod id;
 pub mod identity;
 pub mod log;

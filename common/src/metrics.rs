@@ -356,11 +356,11 @@ mod tests {
             }
         }
         assert_eq!(refusals.of(Refusal::ByClient), 4);
-        assert_eq!(refusals.total(), 28);
+        assert_eq!(refusals.total(), 36);
         assert!(
             refusals
                 .to_string()
-                .starts_with("refused=28 too_many_waiting=1 too_many_pairs=2")
+                .starts_with("refused=36 too_many_waiting=1 too_many_pairs=2")
         );
     }
 

@@ -121,13 +121,16 @@ impl Pair {
         self.abort_duplexes();
     }
 
+    /// Bytes in both directions.
+    pub(crate) fn moved(&self) -> u64 {
+        (self.moved.iter())
+            .map(|one| one.load(Ordering::Relaxed))
+            .sum()
+    }
+
     /// Whether nothing has moved for `limit`, as far as those know who ask this again and again.
     pub(crate) fn is_idle(&self, limit: Duration, now: Instant) -> bool {
-        let moved = self
-            .moved
-            .iter()
-            .map(|one| one.load(Ordering::Relaxed))
-            .sum();
+        let moved = self.moved();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let (then, since) = *seen.get_or_insert((0, self.started));
         if then == moved {

@@ -1,6 +1,7 @@
-//! The subcommands that print and end: `pubkey`, `check`, `certs`.
+//! The subcommands that print and end: `pubkey`, `check`, `health`, `certs`.
 
 pub mod certs;
+pub mod health;
 
 use std::fmt::Write;
 
@@ -9,6 +10,8 @@ use minitcptunnel_common::identity::{self, AllowListFile, IdentityKey};
 use minitcptunnel_common::resources;
 
 use crate::config::{Checked, Config};
+use crate::forward;
+use crate::jobs;
 use crate::reverse::StartError;
 use crate::reverse::within::Within;
 
@@ -28,7 +31,7 @@ pub fn pubkey(config: &Config) -> Result<String, StartError> {
 ///
 /// # Errors
 /// If the server would not start with it.
-pub fn check(checked: &Checked) -> Result<String, StartError> {
+pub fn check(checked: &Checked) -> Result<String, jobs::StartError> {
     let config = &checked.config;
     let mut text = String::from("The configuration is fine.\n");
     let mut line = |args: std::fmt::Arguments<'_>| {
@@ -36,10 +39,14 @@ pub fn check(checked: &Checked) -> Result<String, StartError> {
         let _ = writeln!(text, "{args}");
     };
     if config.reverse {
-        check_reverse(config, &mut line)?;
+        check_reverse(config, &mut line).map_err(jobs::StartError::Reverse)?;
     }
     for forward in &config.forwards {
         line(format_args!("{forward}"));
+        let said = forward::check(forward).map_err(jobs::StartError::Forward)?;
+        for warning in said {
+            line(format_args!("warning: {warning}"));
+        }
     }
     if let Some(file) = &config.logging.file {
         line(format_args!(

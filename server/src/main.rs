@@ -15,7 +15,7 @@ use minitcptunnel_server::config::{self, Checked, Overrides};
 use minitcptunnel_server::jobs;
 use minitcptunnel_server::reverse::StartError;
 
-/// Takes MiniTCPTunnel clients on one port and opens public ports for their local services.
+/// Opens public ports for the local services of MiniTCPTunnel clients, and takes TLS in for target services of its own.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -30,7 +30,7 @@ struct Arguments {
     /// Configuration file, JSON or YAML; without it the defaults hold
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Stop after this many seconds
+    /// Stop after this many seconds; of health: give up after them [default: 5]
     #[arg(long, global = true, value_name = "SECONDS")]
     timeout: Option<Seconds>,
     /// How long running connections may go on after a signal [default: 5, or as configured]
@@ -58,6 +58,8 @@ enum Subcommands {
     Pubkey,
     /// Check the configuration and say what it would do
     Check,
+    /// Ask the server that runs with this configuration whether it answers; exit code 1 if not
+    Health,
     /// Make certificates for TLS: a CA, and what it signs
     Certs {
         #[command(subcommand)]
@@ -95,7 +97,15 @@ fn main() -> std::process::ExitCode {
         (Subcommands::Pubkey, Ok(checked)) => {
             print(cli::pubkey(&checked.config), StartError::exit_code)
         }
-        (Subcommands::Check, Ok(checked)) => print(cli::check(&checked), StartError::exit_code),
+        (Subcommands::Check, Ok(checked)) => {
+            print(cli::check(&checked), jobs::StartError::exit_code)
+        }
+        (Subcommands::Health, Ok(checked)) => {
+            let within = arguments.timeout.map(Seconds::duration);
+            print(cli::health::health(&checked.config, within), |_| {
+                ExitCode::Failure
+            })
+        }
         // Done above: certificates are made without a configuration.
         (Subcommands::Certs { .. }, _) => ExitCode::Ok,
         (_, Err(e)) => complain(&e, ExitCode::Configuration),

@@ -1,9 +1,7 @@
 //! A forward tunnel: certificates as the `certs` commands make them, a server, a client, a target.
 
 use std::fs;
-use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -79,23 +77,9 @@ impl ForwardWorld {
         self
     }
 
-    fn write(&self, name: &str, config: &Value) -> PathBuf {
-        let file = self.dir.join(name);
-        let mut out = fs::File::create(&file).expect("create");
-        out.write_all(config.to_string().as_bytes()).expect("write");
-        file
-    }
-
-    fn start(&self, name: &str, config: &Value) -> Program {
-        let file = self.write(&format!("{name}_config.json"), config);
-        let mut command = Command::new(binary(&format!("minitcptunnel-{name}")));
-        let command = command.current_dir(self.dir.path());
-        Program::start(name, command.arg("--verbose").arg("--config").arg(file))
-    }
-
     /// Starts the server, on its port of before where it had one.
     pub fn start_server(&mut self) -> (Program, u16) {
-        let program = self.start("server", &self.server);
+        let program = start_forwards("server", &self.dir, &self.server);
         let port = listening(&program);
         set(&mut self.server, "server_listener.port", port.into());
         (program, port)
@@ -105,7 +89,7 @@ impl ForwardWorld {
     pub fn start_client(&self, server: u16) -> (Program, u16) {
         let mut config = self.client.clone();
         set(&mut config, "remote_server.port", server.into());
-        let program = self.start("client", &config);
+        let program = start_forwards("client", &self.dir, &config);
         let port = listening(&program);
         (program, port)
     }
@@ -124,9 +108,29 @@ impl ForwardWorld {
     }
 }
 
+/// Starts one of our programs (`server`, `client`) in this folder with any configuration.
+pub fn start_forwards(name: &str, dir: &TempDir, config: &Value) -> Program {
+    let file = dir.join(&format!("{name}_config.json"));
+    fs::write(&file, config.to_string()).expect("write");
+    let mut command = Command::new(binary(&format!("minitcptunnel-{name}")));
+    let command = command.current_dir(dir.path());
+    Program::start(name, command.arg("--verbose").arg("--config").arg(file))
+}
+
+/// The port of the forward of this name that a program has opened.
+pub fn port_of(program: &Program, forward: &str) -> u16 {
+    let line = program
+        .log
+        .wait(&format!("Forward {forward} listening on "), PATIENCE);
+    port_in(&line)
+}
+
 /// The port of the forward that a program has opened.
 pub fn listening(program: &Program) -> u16 {
-    let line = program.log.wait("Forward * listening on ", PATIENCE);
+    port_in(&program.log.wait("Forward * listening on ", PATIENCE))
+}
+
+fn port_in(line: &str) -> u16 {
     let address = line.split("listening on ").nth(1).expect("found by it");
     let address = address.split(' ').next().unwrap_or_default();
     let address: SocketAddr = (address.parse()).unwrap_or_else(|e| panic!("{e}: {line}"));

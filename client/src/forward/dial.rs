@@ -1,18 +1,25 @@
 //! A connection to the server: its addresses in order, TLS, its certificate checked.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use minitcptunnel_common::addresses::Addresses;
+use minitcptunnel_common::channel::ledger::Ledger;
+use minitcptunnel_common::channel::tls;
 use minitcptunnel_common::channel::tls::{Established, Handshake, HandshakeError};
 use minitcptunnel_common::config::Endpoint;
 use minitcptunnel_common::dial::{self, set_keepalive};
-use minitcptunnel_common::duplex::Socket;
+use minitcptunnel_common::duplex::{self, Duplex, Socket, Wait};
+use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::metrics::Metrics;
 use minitcptunnel_common::pki::{self, ClientTls, Current, ServerName, ServerNameError, Side};
 use minitcptunnel_common::pool::Pool;
+use mio::Token;
 
+use super::event_loop::Event;
 use crate::config::forward::{Forward, ForwardTimeouts};
 
 /// One address of the server.
@@ -111,9 +118,19 @@ impl Server {
         })
     }
 
+    /// A local connection as a duplex, both ends of the pair with the bounds that are set.
+    pub(super) fn set_up(&self, local: TcpStream, server: &Socket) -> io::Result<Duplex> {
+        let local = Socket::new(local)?;
+        if let Some(limit) = self.timeouts.write {
+            local.limit_writes(limit)?;
+            server.limit_writes(limit)?;
+        }
+        Ok(duplex::tcp_over(local))
+    }
+
     fn shake_hands(
         &self,
-        stream: std::net::TcpStream,
+        stream: TcpStream,
         name: &ServerName<'static>,
     ) -> Result<Established, Failure> {
         let _ = set_keepalive(&stream);
@@ -148,4 +165,49 @@ pub(super) fn in_words_of(e: &HandshakeError) -> Failure {
 pub(super) fn in_words(servers: &[Endpoint]) -> String {
     let all: Vec<_> = servers.iter().map(Endpoint::to_string).collect();
     all.join(", then ")
+}
+
+/// A dial that is under way. However it ends, the loop hears of it.
+pub(super) struct Dial {
+    mailbox: Inbox<Event>,
+    token: Token,
+    result: Option<Result<Established, Failure>>,
+}
+
+impl Dial {
+    pub(super) fn new(mailbox: Inbox<Event>, token: Token) -> Self {
+        Self {
+            mailbox,
+            token,
+            result: None,
+        }
+    }
+
+    /// On a worker.
+    pub(super) fn run(mut self, server: &Server) {
+        self.result = Some(server.dial());
+    }
+}
+
+impl Drop for Dial {
+    fn drop(&mut self) {
+        let result = self.result.take().unwrap_or_else(|| {
+            Err(Failure {
+                what: "there was no thread to dial with".into(),
+                lasts: false,
+            })
+        });
+        // If the loop is gone nobody waits any more.
+        self.mailbox
+            .send(Event::Dialled(self.token, Box::new(result)));
+    }
+}
+
+/// Ends a connection that nobody has used, so that the server sees no cut.
+pub(super) fn bow_out(established: Established) {
+    let socket = established.socket().clone();
+    let mut duplex = tls::duplex(established, socket, &Ledger::default());
+    duplex.sink.set_wait(Wait::Never);
+    // Where that fails it is gone already, or will be seen as a cut after all.
+    let _ = duplex.sink.finish();
 }

@@ -11,28 +11,22 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use minitcptunnel_common::backoff::random;
 use minitcptunnel_common::channel::ledger::Ledger;
-use minitcptunnel_common::channel::tls;
-use minitcptunnel_common::channel::tls::Established;
-use minitcptunnel_common::duplex::{self, Wait};
-use minitcptunnel_common::evloop::{Deadlines, Inbox, Slots, Watch};
-use minitcptunnel_common::log::Quiet;
-use minitcptunnel_common::log_limited;
+use minitcptunnel_common::channel::tls::{self, Established};
+use minitcptunnel_common::duplex;
+use minitcptunnel_common::evloop::{Deadlines, Inbox, Slots};
 use minitcptunnel_common::metrics::Refusal;
-use minitcptunnel_common::pki::{ClientTls, ExpiryWatch, Follower, Look, UnixTime};
-use minitcptunnel_common::pool::{Permit, PoolError};
+use minitcptunnel_common::pool::{PoolError, Watch, idle_look};
 use minitcptunnel_common::resources;
-use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
 
-use super::dial::{Failure, Server, in_words_of};
-use super::plan::{Bounds, Next, Plan};
-use crate::config::forward::Forward;
+use super::dial::{Dial, Failure, bow_out, in_words_of};
+use super::listening::{Kind, Listening, Local, Ready};
+use super::plan::Next;
 
 pub(super) const INBOX: Token = Token(0);
 /// First token of everything that comes and goes.
@@ -40,8 +34,6 @@ const FIRST_FREE: usize = 1;
 const EVENTS: usize = 256;
 /// Performance: connections accepted in one go before other work gets its turn.
 const ACCEPT_BATCH: usize = 128;
-/// Between two log lines of the same kind.
-const QUIET: Duration = Duration::from_secs(10);
 /// Longest an accept error keeps a listener from accepting.
 const COOL_DOWN: Duration = Duration::from_millis(500);
 /// How often certificates and keys are looked at; what is new must look the same twice.
@@ -65,95 +57,6 @@ enum Timer {
     Idle(Token),
     /// It may accept again.
     CoolDown(Token),
-}
-
-/// A local connection that waits.
-struct Local {
-    stream: mio::net::TcpStream,
-    address: SocketAddr,
-    permit: Permit,
-}
-
-/// A connection to the server that is ready, and under which token it is watched.
-struct Ready {
-    established: Established,
-    token: Token,
-    watch: Watch,
-}
-
-/// What is worth a line now and then.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Kind {
-    /// The server cannot be reached, or is not who it should be.
-    Server,
-    /// A local connection waited in vain.
-    Waited,
-    /// There is no room for one more.
-    Room,
-    /// The system gives no connection.
-    Accept,
-}
-
-impl Kind {
-    fn level(self) -> log::Level {
-        match self {
-            Self::Server | Self::Accept => log::Level::Error,
-            Self::Waited | Self::Room => log::Level::Warn,
-        }
-    }
-
-    fn what(self) -> &'static str {
-        match self {
-            Self::Server => "no connection to the server",
-            Self::Waited => "local connections waited in vain",
-            Self::Room => "no room for another connection",
-            Self::Accept => "cannot accept a connection",
-        }
-    }
-}
-
-/// A forward and its listener.
-pub(super) struct Listening {
-    listener: TcpListener,
-    server: Arc<Server>,
-    follower: Follower<ClientTls>,
-    expiry: ExpiryWatch,
-    plan: Plan<Local, Ready>,
-    /// When the plan's timer is due.
-    due: Option<Instant>,
-    quiet: Quiet<Kind>,
-    cooling: bool,
-}
-
-impl Listening {
-    pub(super) fn new(
-        listener: TcpListener,
-        server: Arc<Server>,
-        follower: Follower<ClientTls>,
-        forward: &Forward,
-    ) -> Self {
-        Self {
-            listener,
-            server,
-            follower,
-            expiry: ExpiryWatch::default(),
-            plan: Plan::new(Bounds {
-                keep: forward.preconnected.into(),
-                waiting: forward.connections,
-                patience: forward.timeouts.retry_within,
-                pauses: (forward.timeouts.backoff_min, forward.timeouts.backoff_max),
-            }),
-            due: None,
-            quiet: Quiet::new(QUIET),
-            cooling: false,
-        }
-    }
-
-    /// Says something unless it was said a moment ago.
-    fn say(&mut self, kind: Kind, now: Instant, what: std::fmt::Arguments<'_>) {
-        let say = self.quiet.event(kind, now);
-        log_limited!(kind.level(), say, "forward {}: {what}", self.server.name);
-    }
 }
 
 enum Entry {
@@ -198,7 +101,7 @@ impl EventLoop {
             registry.register(&mut one.listener, token, Interest::READABLE)?;
             if let Some(idle) = one.server.timeouts.idle {
                 this.deadlines
-                    .add(this.now + sweep(idle), Timer::Idle(token));
+                    .add(this.now + idle_look(idle), Timer::Idle(token));
             }
             this.slots.insert(Entry::Listening(Box::new(one)));
             this.files_due(token);
@@ -318,6 +221,17 @@ impl EventLoop {
         };
         // Until it is a pair, whatever ends it is a cut.
         duplex::reset(&stream);
+        let Some(place) = listening.places.take() else {
+            listening.server.metrics.refusals.add(Refusal::Pairs);
+            let limit = listening.places.limit();
+            return listening.say(
+                Kind::Room,
+                now,
+                format_args!(
+                    "refused the connection from {address}: {limit} are carried or wait already (limits.connections)"
+                ),
+            );
+        };
         let permit = match listening.server.pool.admit() {
             Ok(permit) => permit,
             Err(e) => {
@@ -338,22 +252,10 @@ impl EventLoop {
             stream,
             address,
             permit,
+            place,
         };
-        match listening.plan.came(local, now) {
-            Next::Serve(local, ready) => self.serve(token, local, ready),
-            Next::Kept(_) => {}
-            Next::Full(local) => {
-                let waiting = listening.plan.waiting();
-                let address = local.address;
-                listening.server.metrics.refusals.add(Refusal::Waiting);
-                listening.say(
-                    Kind::Room,
-                    now,
-                    format_args!(
-                        "refused the connection from {address}: {waiting} wait for the server already (limits.waiting_connections)"
-                    ),
-                );
-            }
+        if let Next::Serve(local, ready) = listening.plan.came(local, now) {
+            self.serve(token, local, ready);
         }
     }
 
@@ -374,9 +276,10 @@ impl EventLoop {
             stream,
             address,
             permit,
+            place,
         } = local;
-        let stream: std::net::TcpStream = stream.into();
-        let external = match duplex::tcp(stream) {
+        let socket = established.socket().clone();
+        let external = match server.set_up(stream.into(), &socket) {
             Ok(external) => external,
             Err(e) => {
                 return listening.say(
@@ -392,10 +295,10 @@ impl EventLoop {
         };
         let (name, metrics) = (server.name.clone(), server.metrics.clone());
         let on_end = move |ended| {
+            drop(place);
             let active = metrics.traffic.snapshot().live;
             log::info!("connection ended forward={name} from={address} {ended} active={active}");
         };
-        let socket = established.socket().clone();
         log::debug!("forward={} connection from {address}", server.name);
         let joined = server.pool.start(
             permit,
@@ -434,12 +337,8 @@ impl EventLoop {
             );
         }
         for _ in 0..listening.plan.dial(now) {
-            let (server, mailbox) = (listening.server.clone(), mailbox.clone());
-            let dial = Dial {
-                mailbox,
-                token,
-                result: None,
-            };
+            let server = listening.server.clone();
+            let dial = Dial::new(mailbox.clone(), token);
             // Dropped unrun where there is no thread: it says so itself.
             let _ = server.clone().pool.task(move || dial.run(&server));
         }
@@ -508,7 +407,6 @@ impl EventLoop {
         };
         match listening.plan.connected(ready) {
             Next::Serve(local, ready) => self.join(token, local, ready.established),
-            Next::Full(_) => {}
             Next::Kept(number) => {
                 self.slots.insert(Entry::Ready(token, number));
                 let registry = match self.poll.registry().try_clone() {
@@ -583,31 +481,12 @@ impl EventLoop {
         }
     }
 
-    /// Follows the files, and warns before certificates end.
     fn files_due(&mut self, token: Token) {
         let due = self.now + LOOK;
-        let Some(listening) = self.listening(token) else {
-            return;
-        };
-        let name = listening.server.name.clone();
-        match listening.follower.look() {
-            Look::Unchanged | Look::Settling => {}
-            Look::Changed => {
-                log::info!(
-                    "forward {name}: new certificates or keys are in force; running connections go on"
-                );
-                listening.expiry.again();
-                for warning in &listening.server.tls.get().warnings {
-                    log::warn!("forward {name}: {warning}");
-                }
-            }
-            Look::Bad(e) => log::error!("forward {name}: {e}. The old files stay in force"),
+        if let Some(listening) = self.listening(token) {
+            listening.look_at_files();
+            self.deadlines.add(due, Timer::Files(token));
         }
-        let tls = listening.server.tls.get();
-        for end in listening.expiry.due(&tls.validities, UnixTime::now()) {
-            log::warn!("forward {name}: {end}");
-        }
-        self.deadlines.add(due, Timer::Files(token));
     }
 
     fn idle_due(&mut self, token: Token) {
@@ -627,66 +506,17 @@ impl EventLoop {
                 idle.as_secs_f64()
             );
         }
-        self.deadlines.add(now + sweep(idle), Timer::Idle(token));
+        self.deadlines
+            .add(now + idle_look(idle), Timer::Idle(token));
     }
 
     fn say_what_was_kept(&mut self) {
         let now = self.now;
         let tokens: Vec<_> = self.slots.iter().map(|(token, _)| token).collect();
         for token in tokens {
-            let Some(listening) = self.listening(token) else {
-                continue;
-            };
-            for (kind, more) in listening.quiet.tick(now) {
-                log::log!(
-                    kind.level(),
-                    "forward {}: {}: {more}",
-                    listening.server.name,
-                    kind.what()
-                );
+            if let Some(listening) = self.listening(token) {
+                listening.say_what_was_kept(now);
             }
         }
     }
-}
-
-/// A dial that is under way. However it ends, the loop hears of it.
-struct Dial {
-    mailbox: Inbox<Event>,
-    token: Token,
-    result: Option<Result<Established, Failure>>,
-}
-
-impl Dial {
-    /// On a worker.
-    fn run(mut self, server: &Server) {
-        self.result = Some(server.dial());
-    }
-}
-
-impl Drop for Dial {
-    fn drop(&mut self) {
-        let result = self.result.take().unwrap_or_else(|| {
-            Err(Failure {
-                what: "there was no thread to dial with".into(),
-                lasts: false,
-            })
-        });
-        // If the loop is gone nobody waits any more.
-        self.mailbox
-            .send(Event::Dialled(self.token, Box::new(result)));
-    }
-}
-
-/// Ends a connection that nobody has used, so that the server sees no cut.
-fn bow_out(established: Established) {
-    let socket = established.socket().clone();
-    let mut duplex = tls::duplex(established, socket, &Ledger::default());
-    duplex.sink.set_wait(Wait::Never);
-    // Where that fails it is gone already, or will be seen as a cut after all.
-    let _ = duplex.sink.finish();
-}
-
-/// How often silence is looked for: it may last so much longer than it should.
-fn sweep(idle: Duration) -> Duration {
-    (idle / 4).clamp(Duration::from_millis(100), Duration::from_secs(30))
 }

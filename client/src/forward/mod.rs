@@ -13,6 +13,7 @@
 
 mod dial;
 mod event_loop;
+mod listening;
 mod plan;
 
 use std::io;
@@ -27,15 +28,17 @@ use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::metrics::Metrics;
 use minitcptunnel_common::pki::{
-    ClientSettings, ClientTls, Follower, LoadError, MinVersion, ServerNameError,
+    ClientSettings, ClientTls, Follower, LoadError, MinVersion, ServerNameError, UnixTime,
 };
 use minitcptunnel_common::pool::Pool;
 use mio::Poll;
 use mio::net::TcpListener;
 
+use crate::Stopper;
 use crate::config::forward::Forward;
 use dial::Server;
-use event_loop::{Event, EventLoop, INBOX, Listening};
+use event_loop::{Event, EventLoop, INBOX};
+use listening::Listening;
 
 /// Why the forwards did not start.
 #[derive(Debug)]
@@ -100,6 +103,17 @@ impl error::Error for StartError {
     }
 }
 
+/// Stops the other job when it is dropped with it.
+struct Failed(Option<Stopper>);
+
+impl Drop for Failed {
+    fn drop(&mut self) {
+        if let Some(other) = &self.0 {
+            other.stop();
+        }
+    }
+}
+
 /// Running forwards.
 pub struct Handle {
     inbox: Inbox<Event>,
@@ -108,8 +122,14 @@ pub struct Handle {
     addresses: Vec<SocketAddr>,
 }
 
-/// Reads the certificates, opens the listeners and starts the loop. Pairs run in `pool`.
-pub fn start(forwards: Vec<Forward>, pool: &Pool, metrics: &Metrics) -> Result<Handle, StartError> {
+/// Reads the certificates, opens the listeners and starts the loop. Pairs run in `pool`. If the loop fails it stops
+/// the other job, too: better no client than half of one that nobody misses.
+pub fn start(
+    forwards: Vec<Forward>,
+    pool: &Pool,
+    metrics: &Metrics,
+    other: Option<Stopper>,
+) -> Result<Handle, StartError> {
     let resources = StartError::Resources;
     let poll = Poll::new().map_err(resources)?;
     let (inbox, receiver) = Inbox::new(&poll, INBOX).map_err(resources)?;
@@ -151,9 +171,14 @@ pub fn start(forwards: Vec<Forward>, pool: &Pool, metrics: &Metrics) -> Result<H
     let thread = std::thread::Builder::new()
         .name("forward".into())
         .spawn(move || {
-            // Dropped with the thread, also by a panic: who waits on the other end hears of it.
+            // Dropped with the thread, also by a panic: who waits on the other end hears of it, and then the other job.
+            let mut failed = Failed(other);
             let _alive = alive;
-            event_loop.run()
+            let result = event_loop.run();
+            if result.is_ok() {
+                failed.0 = None;
+            }
+            result
         })
         .map_err(resources)?;
     Ok(Handle {
@@ -162,6 +187,20 @@ pub fn start(forwards: Vec<Forward>, pool: &Pool, metrics: &Metrics) -> Result<H
         failed,
         addresses,
     })
+}
+
+/// Whether this forward could start with its certificates and keys, without opening anything. What there is to
+/// say about them.
+pub fn check(forward: &Forward) -> Result<Vec<String>, StartError> {
+    let follower = Follower::<ClientTls>::load(settings(forward))
+        .map_err(|e| StartError::Tls(forward.name.clone(), e))?;
+    let tls = follower.current().get();
+    let ends = tls
+        .validities
+        .iter()
+        .filter_map(|one| one.at(UnixTime::now()));
+    let ends = ends.map(|end| end.to_string());
+    Ok(tls.warnings.iter().cloned().chain(ends).collect())
 }
 
 fn settings(forward: &Forward) -> ClientSettings {

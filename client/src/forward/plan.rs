@@ -23,9 +23,7 @@ pub(super) const DIALS_MAX: usize = 16;
 pub(super) struct Bounds {
     /// Connections to keep ready.
     pub(super) keep: usize,
-    /// Local connections that may wait.
-    pub(super) waiting: usize,
-    /// How long each of them may.
+    /// How long a local connection may wait.
     pub(super) patience: Duration,
     /// The least and the most between two rounds of dials that fail.
     pub(super) pauses: (Duration, Duration),
@@ -53,8 +51,6 @@ pub(super) enum Next<L, R> {
     Serve(L, R),
     /// It is kept, under this number where it is a ready one.
     Kept(u64),
-    /// There is no room for one more.
-    Full(L),
 }
 
 impl<L, R> Plan<L, R> {
@@ -85,9 +81,6 @@ impl<L, R> Plan<L, R> {
             self.unwanted.reset();
             self.keep_pause = None;
             return Next::Serve(local, ready);
-        }
-        if self.waiting.len() >= self.bounds.waiting {
-            return Next::Full(local);
         }
         self.waiting.push_back((now + self.bounds.patience, local));
         Next::Kept(0)

@@ -388,12 +388,16 @@ pub(super) fn anchors(contents: &Contents, origin: Origin<'_>) -> Result<Anchors
     })
 }
 
-/// The names of an allow list: those of the configuration, and those of a file, one a line.
+/// The names of an allow list: those of the configuration, and those of a file, one a line. An empty list in the
+/// configuration bars nobody; a file without names bars everybody, so that one that is cut off opens no doors.
 pub(super) fn allowed_names(
     contents: &Contents,
     listed: &[String],
     file: Option<&Path>,
 ) -> Result<AllowedNames, LoadError> {
+    if listed.is_empty() && file.is_none() {
+        return Ok(AllowedNames::everybody());
+    }
     let mut names = listed.to_vec();
     if let Some(path) = file {
         let origin = Origin {

@@ -147,6 +147,8 @@ pub enum Refusal {
     VersionOne,
     /// The issuer of a v1 certificate is an anchor that may not sign certificates.
     IssuerMayNotSign,
+    /// None was shown where one is wanted.
+    NoCertificate,
     /// A resumed session whose certificate has ended since.
     Ended,
 }
@@ -158,7 +160,11 @@ impl fmt::Display for Refusal {
                 f,
                 "its certificate is good, but it names {names}, and none of that is in allowed_client_cns ({}); \
                  add one of these names to allowed_client_cns if this client is welcome",
-                allowed.join(", ")
+                if allowed.is_empty() {
+                    "no name".to_owned()
+                } else {
+                    allowed.join(", ")
+                }
             ),
             Self::VersionOne => f.write_str(
                 "its certificate is of X.509 version 1, which says neither which hosts it is for nor that it is no CA; \
@@ -169,6 +175,10 @@ impl fmt::Display for Refusal {
                 "its certificate is of X.509 version 1, and its issuer in client_ca_cert may not sign client certificates \
                  (CA:FALSE, a key usage without keyCertSign, another purpose, name constraints, or its time is over); \
                  make a version 3 certificate: `minitcptunnel-server certs client NAME`",
+            ),
+            Self::NoCertificate => f.write_str(
+                "it has shown no certificate, and client_ca_cert wants one; give the client one: \
+                 `minitcptunnel-server certs client NAME`",
             ),
             Self::Ended => f.write_str(
                 "its certificate has ended since the session was begun; give the client a new one: \

@@ -156,9 +156,9 @@ fn same_host(a: &str, b: &str) -> bool {
     bare(a) == bare(b)
 }
 
-/// Whom the server admits, of those who hold a certificate of the right CA. Empty: all of them.
+/// Whom the server admits, of those who hold a certificate of the right CA; `None`: all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AllowedNames(Vec<Allowed>);
+pub struct AllowedNames(Option<Vec<Allowed>>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Allowed {
@@ -169,7 +169,8 @@ struct Allowed {
 }
 
 impl AllowedNames {
-    /// Takes names as they are configured: CNs, host names, addresses, URIs, e-mail addresses.
+    /// Takes names as they are configured: CNs, host names, addresses, URIs, e-mail addresses. Nobody else is
+    /// admitted, and without any name nobody at all.
     ///
     /// # Errors
     /// If one of them is empty or holds control characters, so that it cannot be anybody's name.
@@ -190,25 +191,32 @@ impl AllowedNames {
                     .map(|address: IpAddr| address.to_canonical()),
             });
         }
-        Ok(Self(list))
+        Ok(Self(Some(list)))
+    }
+
+    /// Everybody with a good certificate.
+    #[must_use]
+    pub fn everybody() -> Self {
+        Self(None)
     }
 
     /// Whether everybody with a good certificate is admitted.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    pub fn is_everybody(&self) -> bool {
+        self.0.is_none()
     }
 
     /// The names as they were written.
     #[must_use]
     pub fn texts(&self) -> Vec<String> {
-        self.0.iter().map(|allowed| allowed.text.clone()).collect()
+        let all = self.0.iter().flatten();
+        all.map(|allowed| allowed.text.clone()).collect()
     }
 
     /// Whether the holder of a certificate with these names is admitted.
     #[must_use]
     pub fn admits(&self, names: &Names) -> bool {
-        self.0.is_empty() || self.0.iter().any(|allowed| allowed.fits(names))
+        (self.0.as_ref()).is_none_or(|all| all.iter().any(|allowed| allowed.fits(names)))
     }
 }
 
@@ -241,7 +249,7 @@ impl fmt::Display for AllowedNamesError {
         write!(
             f,
             "entry {} of allowed_client_cns is empty or holds control characters; write a name, or take the entry away \
-             (an empty list admits every client with a certificate of the CA)",
+             (a configuration without the list admits every client with a certificate of the CA)",
             self.place
         )
     }

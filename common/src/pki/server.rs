@@ -85,9 +85,11 @@ impl ServerTls {
         certificates: Option<&[CertificateDer<'_>]>,
         now: UnixTime,
     ) -> Result<Option<Peer>, Refusal> {
-        let Some(leaf) = certificates.and_then(<[_]>::first).filter(|_| self.mutual) else {
+        if !self.mutual {
             return Ok(None);
-        };
+        }
+        // The handshake would not have come to its end without one.
+        let leaf = (certificates.and_then(<[_]>::first)).ok_or(Refusal::NoCertificate)?;
         let ended =
             Validity::of(String::new(), leaf).is_none_or(|dates| now.as_secs() > dates.until);
         if ended {
@@ -146,7 +148,7 @@ impl Reloadable for ServerTls {
             .with_protocol_versions(settings.min_version.versions())
             .map_err(LoadError::Tls)?;
         let builder = match &settings.client_ca {
-            None if !allowed.is_empty() || settings.allowed_file.is_some() => {
+            None if !allowed.is_everybody() => {
                 return Err(LoadError::AllowedWithoutCa);
             }
             None => builder.with_no_client_auth(),

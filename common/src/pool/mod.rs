@@ -12,7 +12,9 @@
 //! full pool refuses; it never runs one half of a pair and starves the other. Workers are made when
 //! a pump is ready and nobody is free, and leave after a while without work.
 
+mod places;
 mod rester;
+mod watch;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -24,7 +26,9 @@ use crate::duplex::{Duplex, Fault, Socket};
 use crate::metrics::Traffic;
 use crate::relay::{self, Ended, Nudged, Outcome, Pair, Pump};
 
+pub use places::{Place, Places};
 use rester::Rester;
+pub use watch::Watch;
 
 /// Performance: how long a worker without work waits for more before its thread ends.
 const WORKER_IDLE: Duration = Duration::from_secs(5);
@@ -290,8 +294,14 @@ impl Pool {
         self.abort_where(|of, pair| of == owner && pair.is_unheard(since))
     }
 
-    /// Ends the pairs of this owner in which nothing has moved for `limit`. To be asked several times within
-    /// it: silence is counted from the first look that saw it. Returns how many.
+    /// Aborts the pairs of this owner in which nothing has ever moved: for a job that ends and would wait for
+    /// connections that somebody only keeps ready. Returns how many.
+    pub fn abort_untouched(&self, owner: u64) -> usize {
+        self.abort_where(|of, pair| of == owner && pair.moved() == 0)
+    }
+
+    /// Ends the pairs of this owner in which nothing has moved for `limit`. To be asked every
+    /// [`idle_look`]: silence is counted from the first look that saw it. Returns how many.
     pub fn abort_idle(&self, owner: u64, limit: Duration, now: Instant) -> usize {
         let idle = self.pairs(|of, pair| of == owner && pair.is_idle(limit, now));
         idle.iter().for_each(|pair| pair.end_idle());
@@ -453,6 +463,11 @@ impl Pool {
             }
         }
     }
+}
+
+/// How often to look for silence that may last for `limit`: it may last so much longer than it should.
+pub fn idle_look(limit: Duration) -> Duration {
+    (limit / 4).clamp(Duration::from_millis(100), Duration::from_secs(30))
 }
 
 /// Counts a worker out, also when a job panics.

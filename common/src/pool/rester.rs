@@ -21,9 +21,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use mio::{Events, Poll, Registry, Token, Waker};
 
 use super::Job;
+use super::watch::Watch;
 use crate::budget;
 use crate::duplex::{Fault, Socket};
-use crate::evloop::Watch;
 use crate::relay::Nudged;
 
 const WAKER: Token = Token(0);

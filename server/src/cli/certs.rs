@@ -22,6 +22,9 @@ pub enum Command {
         /// Folder of the CA, and of the new files
         #[arg(long, value_name = "FOLDER", default_value = "certs")]
         dir: PathBuf,
+        /// Be content with files that are there already: for scripts that may run again
+        #[arg(long)]
+        keep: bool,
     },
 }
 
@@ -37,6 +40,40 @@ pub struct ServerNames {
     /// Folder for the files
     #[arg(long, value_name = "FOLDER", default_value = "certs")]
     dir: PathBuf,
+    /// Be content with files that are there already: for scripts that may run again
+    #[arg(long)]
+    keep: bool,
+}
+
+impl Command {
+    /// The files to be made, without their endings; and where.
+    fn pairs(&self) -> (Vec<&str>, &Path) {
+        match self {
+            Self::Init(server) => (vec!["ca", "server"], &server.dir),
+            Self::Server(server) => (vec!["server"], &server.dir),
+            Self::Client { name, dir, .. } => (vec![name], dir),
+        }
+    }
+
+    /// With `--keep`, what is said about files that are all there. Whether they are any good is not looked at.
+    fn kept(&self) -> Option<String> {
+        let keep = match self {
+            Self::Init(server) | Self::Server(server) => server.keep,
+            Self::Client { keep, .. } => *keep,
+        };
+        let (names, dir) = self.pairs();
+        let endings = ["crt", "key"];
+        let mut files = names
+            .iter()
+            .flat_map(|name| endings.map(|ending| dir.join(format!("{name}.{ending}"))));
+        (keep && files.all(|file| file.is_file())).then(|| {
+            format!(
+                "Kept what is in {} already: {}. Nothing was made.",
+                dir.display(),
+                names.join(", ")
+            )
+        })
+    }
 }
 
 /// Makes what was asked for and says what to copy where.
@@ -44,6 +81,9 @@ pub struct ServerNames {
 /// # Errors
 /// If it cannot be made. Nothing is ever overwritten.
 pub fn run(command: &Command) -> Result<String, MakeError> {
+    if let Some(kept) = command.kept() {
+        return Ok(kept);
+    }
     let now = UnixTime::now();
     let mut text = String::new();
     match command {
@@ -80,7 +120,7 @@ pub fn run(command: &Command) -> Result<String, MakeError> {
                 "\n\nA running server takes up files that are replaced; clients need nothing new.",
             );
         }
-        Command::Client { name, dir } => {
+        Command::Client { name, dir, .. } => {
             let made = make::client(dir, name, now)?;
             let use_of = "for this client alone";
             list(
@@ -235,6 +275,18 @@ mod tests {
             assert!(e.to_string().contains("exists already"), "{e}");
             assert_eq!(exit_code(&e), ExitCode::Identity);
         }
+        // Unless that is what was asked for; a part of them is not enough.
+        let before = fs::read(at("server.key")).expect("made");
+        let init = ["init", "--keep", "--host", "x", "--dir", folder];
+        let said = type_in(&init).expect("kept");
+        assert!(said.contains("Nothing was made"), "{said}");
+        type_in(&["client", "--keep", "alice", "--dir", folder]).expect("kept");
+        type_in(&["client", "--keep", "carol", "--dir", folder]).expect("made");
+        assert_eq!(fs::read(at("server.key")).expect("kept"), before);
+        fs::rename(at("ca.key"), at("elsewhere")).expect("made");
+        type_in(&init).expect_err("a key is missing, a new CA would fit nothing");
+        fs::rename(at("elsewhere"), at("ca.key")).expect("moved");
+
         let e = type_in(&["client", "../bob", "--dir", folder]).expect_err("a path");
         assert_eq!(exit_code(&e), ExitCode::Usage);
         // The old certificate out of the way, the CA makes the server a new one.

@@ -43,6 +43,7 @@ pub struct RawTls {
     pub server_key: Option<String>,
     pub client_ca_cert: Option<String>,
     pub allowed_client_cns: Option<Vec<String>>,
+    pub allowed_clients_file: Option<String>,
     pub min_version: Option<TlsVersion>,
     pub handshake_timeout: Option<Seconds>,
 }
@@ -96,6 +97,8 @@ pub struct Tls {
     /// The names (CN, or of the SANs) that a client's certificate must have one of; empty allows every one that
     /// the CA has signed.
     pub allowed_clients: Vec<String>,
+    /// More such names, one a line, in a file that is followed; even without a name in it, nobody else is let in.
+    pub allowed_clients_file: Option<PathBuf>,
     /// The lowest version of TLS.
     pub min_version: TlsVersion,
     /// How long a whole handshake may take.
@@ -244,6 +247,7 @@ fn tls(checker: &mut Checker, path: &str, raw: RawTls, top: &Top<'_>) -> Option<
     let key = file("server_key", "its secret key", raw.server_key);
     let client_ca = named_file(raw.client_ca_cert.as_deref(), top.folder);
     let allowed_clients = raw.allowed_client_cns.unwrap_or_default();
+    let allowed_clients_file = named_file(raw.allowed_clients_file.as_deref(), top.folder);
     for (index, name) in allowed_clients.iter().enumerate() {
         if name.trim().is_empty() {
             checker.error(
@@ -253,7 +257,13 @@ fn tls(checker: &mut Checker, path: &str, raw: RawTls, top: &Top<'_>) -> Option<
         }
     }
     if client_ca.is_none() {
-        if allowed_clients.is_empty() {
+        if allowed_clients_file.is_some() {
+            checker.error(
+                at("allowed_clients_file"),
+                "a list is named, but without client_ca_cert no client shows a certificate, so the list would bar \
+                 nobody; name the CA, or take the list out",
+            );
+        } else if allowed_clients.is_empty() {
             checker.warn(
                 at("client_ca_cert"),
                 "no CA is named, so no client has to show a certificate: whoever reaches this port reaches the target",
@@ -271,6 +281,7 @@ fn tls(checker: &mut Checker, path: &str, raw: RawTls, top: &Top<'_>) -> Option<
         key: key?,
         client_ca,
         allowed_clients,
+        allowed_clients_file,
         min_version: raw.min_version.unwrap_or_default(),
         handshake_timeout: raw
             .handshake_timeout
@@ -317,6 +328,7 @@ impl fmt::Display for Forward {
         let Tls {
             client_ca,
             allowed_clients,
+            allowed_clients_file,
             min_version,
             ..
         } = &self.tls;
@@ -340,6 +352,9 @@ impl fmt::Display for Forward {
                 for name in allowed_clients {
                     write!(f, "{separator}{name:?}")?;
                     separator = " or ";
+                }
+                if let Some(file) = allowed_clients_file {
+                    write!(f, "{separator}that is in {}", file.display())?;
                 }
                 Ok(())
             }

@@ -11,12 +11,11 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use minitcptunnel_common::channel::ledger::Ledger;
 use minitcptunnel_common::channel::tls;
 use minitcptunnel_common::channel::tls::{Established, Handshake, HandshakeError, Progress};
-use minitcptunnel_common::duplex;
+use minitcptunnel_common::duplex::{self, Socket};
 use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::metrics::Refusal;
 use minitcptunnel_common::pki::{self, Peer, Side, UnixTime};
@@ -183,7 +182,6 @@ fn serve(
     address: SocketAddr,
     guest: &Guest,
 ) -> Result<(), (Kind, String)> {
-    let socket = established.socket().clone();
     let tls = service.tls.get();
     let certificates = established.peer_certificates();
     let peer = tls
@@ -192,8 +190,29 @@ fn serve(
             UnixTime::now(),
         )
         .map_err(|refusal| (Kind::Handshake, refusal.to_string()))?;
-    // From here on whatever ends it is a cut to the peer.
-    duplex::reset(socket.stream());
+    let socket = established.socket().clone();
+    let result = join(service, established, address, Who(peer), guest);
+    if result.is_err() {
+        // To the peer this is a cut, and no end.
+        duplex::reset(socket.stream());
+    }
+    result
+}
+
+/// Finds a place, reaches the target, and begins the pair.
+fn join(
+    service: &Arc<Service>,
+    established: Established,
+    address: SocketAddr,
+    who: Who,
+    guest: &Guest,
+) -> Result<(), (Kind, String)> {
+    let place = service.places.take().ok_or_else(|| {
+        service.metrics.refusals.add(Refusal::Pairs);
+        let limit = service.places.limit();
+        let what = format!("refused: {limit} connections are carried already (limits.connections)");
+        (Kind::Room, what)
+    })?;
     let permit = service.pool.admit().map_err(|e| {
         service.metrics.refusals.add(match e {
             PoolError::Memory => Refusal::Memory,
@@ -208,36 +227,35 @@ fn serve(
         service.metrics.refusals.add(Refusal::Unreachable);
         (Kind::Target, what)
     })?;
-    let target = duplex::tcp(target).map_err(|e| (Kind::Target, e.to_string()))?;
+    let target = Socket::new(target).map_err(|e| (Kind::Target, e.to_string()))?;
+    let socket = established.socket().clone();
+    if let Some(limit) = service.timeouts.write {
+        for socket in [&target, &socket] {
+            let limited = socket.limit_writes(limit);
+            limited.map_err(|e| (Kind::Accept, e.to_string()))?;
+        }
+    }
     let ledger = Ledger {
         budget: service.pool.budget().clone(),
         traffic: service.metrics.traffic.clone(),
     };
-    let who = Who(peer);
-    log::debug!(
-        "forward={} connection from {address} client={who}",
-        service.name
-    );
-    let external = tls::duplex(established, socket, &ledger);
-    let (started, name, metrics) = (
-        Instant::now(),
-        service.name.clone(),
-        service.metrics.clone(),
-    );
+    let name = service.name.clone();
+    log::debug!("forward={name} connection from {address} client={who}");
+    let metrics = service.metrics.clone();
     let on_end = move |ended| {
+        drop(place);
         let active = metrics.traffic.snapshot().live;
         log::info!(
             "connection ended forward={name} peer={address} client={who} {ended} active={active}"
         );
-        let _ = started;
     };
     service
         .pool
         .start(
             permit,
             service.owner,
-            external,
-            target,
+            tls::duplex(established, socket, &ledger),
+            duplex::tcp_over(target),
             service.metrics.traffic.clone(),
             on_end,
         )

@@ -20,6 +20,7 @@ use minitcptunnel_common::evloop::{DeadlineKey, Deadlines, Inbox, Slots};
 use minitcptunnel_common::log::Quiet;
 use minitcptunnel_common::log_limited;
 use minitcptunnel_common::pki::{ExpiryWatch, Follower, Look, ServerTls, UnixTime};
+use minitcptunnel_common::pool::idle_look;
 use minitcptunnel_common::resources;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
@@ -151,7 +152,7 @@ impl EventLoop {
             registry.register(&mut one.listener, token, Interest::READABLE)?;
             if let Some(idle) = one.service.timeouts.idle {
                 this.deadlines
-                    .add(this.now + sweep(idle), Timer::Idle(token));
+                    .add(this.now + idle_look(idle), Timer::Idle(token));
             }
             this.slots.insert(Entry::Listening(Box::new(one)));
             this.files_due(token);
@@ -192,8 +193,12 @@ impl EventLoop {
             self.say_what_was_kept();
         }
         for (_, entry) in self.slots.iter() {
-            if let Entry::Shaking(shaking) = entry {
-                shaking.socket.abort();
+            match entry {
+                Entry::Shaking(shaking) => shaking.socket.abort(),
+                // Clients keep some ready for whoever may come: nobody is to wait for these.
+                Entry::Listening(one) => {
+                    one.service.pool.abort_untouched(one.service.owner);
+                }
             }
         }
         Ok(())
@@ -427,7 +432,8 @@ impl EventLoop {
                 idle.as_secs_f64()
             );
         }
-        self.deadlines.add(now + sweep(idle), Timer::Idle(token));
+        self.deadlines
+            .add(now + idle_look(idle), Timer::Idle(token));
     }
 
     fn say_what_was_kept(&mut self) {
@@ -447,9 +453,4 @@ impl EventLoop {
             }
         }
     }
-}
-
-/// How often silence is looked for: it may last so much longer than it should.
-fn sweep(idle: Duration) -> Duration {
-    (idle / 4).clamp(Duration::from_millis(100), Duration::from_secs(30))
 }

@@ -28,7 +28,9 @@ use minitcptunnel_common::config::TlsVersion;
 use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::metrics::Metrics;
-use minitcptunnel_common::pki::{Follower, LoadError, MinVersion, ServerSettings, ServerTls};
+use minitcptunnel_common::pki::{
+    Follower, LoadError, MinVersion, ServerSettings, ServerTls, UnixTime,
+};
 use minitcptunnel_common::pool::Pool;
 use mio::Poll;
 
@@ -148,13 +150,27 @@ pub fn start(forwards: Vec<Forward>, pool: &Pool, metrics: &Metrics) -> Result<H
     })
 }
 
+/// Whether this forward could start with its certificates, keys and lists, without opening anything. What there
+/// is to say about them.
+pub fn check(forward: &Forward) -> Result<Vec<String>, StartError> {
+    let follower = Follower::<ServerTls>::load(settings(&forward.tls))
+        .map_err(|e| StartError::Tls(forward.name.clone(), e))?;
+    let tls = follower.current().get();
+    let ends = tls
+        .validities
+        .iter()
+        .filter_map(|one| one.at(UnixTime::now()));
+    let ends = ends.map(|end| end.to_string());
+    Ok(tls.warnings.iter().cloned().chain(ends).collect())
+}
+
 fn settings(tls: &Tls) -> ServerSettings {
     ServerSettings {
         cert: tls.cert.clone(),
         key: tls.key.clone(),
         client_ca: tls.client_ca.clone(),
         allowed: tls.allowed_clients.clone(),
-        allowed_file: None,
+        allowed_file: tls.allowed_clients_file.clone(),
         min_version: match tls.min_version {
             TlsVersion::V1_2 => MinVersion::Tls12,
             TlsVersion::V1_3 => MinVersion::Tls13,

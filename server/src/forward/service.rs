@@ -10,7 +10,7 @@ use minitcptunnel_common::config::Endpoint;
 use minitcptunnel_common::dial;
 use minitcptunnel_common::metrics::Metrics;
 use minitcptunnel_common::pki::{Current, ServerTls};
-use minitcptunnel_common::pool::Pool;
+use minitcptunnel_common::pool::{Places, Pool};
 
 use super::shaker::Shaker;
 use crate::config::forward::{Forward, ForwardLimits, ForwardTimeouts};
@@ -23,6 +23,8 @@ pub(super) struct Service {
     /// The whole handshake, however slowly it comes.
     pub(super) handshake: Duration,
     pub(super) limits: ForwardLimits,
+    /// For its connections.
+    pub(super) places: Places,
     pub(super) pool: Pool,
     pub(super) shaker: Shaker,
     pub(super) metrics: Metrics,
@@ -47,6 +49,7 @@ impl Service {
             tls,
             timeouts: forward.timeouts,
             handshake: forward.tls.handshake_timeout,
+            places: Places::new(forward.limits.connections),
             limits: forward.limits,
             pool,
             shaker,

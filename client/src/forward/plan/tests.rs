@@ -6,8 +6,6 @@ enum Step {
     At(u64),
     /// This local connection comes; with whom it is served.
     Came(u32, Option<u32>),
-    /// It comes, and there is no room.
-    Full(u32),
     /// So many dials are begun.
     Dials(usize),
     /// This connection is made; whom it serves.
@@ -28,7 +26,6 @@ fn run(name: &str, keep: usize, steps: &[Step]) {
     let ms = Duration::from_millis;
     let mut plan = Plan::<u32, u32>::new(Bounds {
         keep,
-        waiting: 20,
         patience: ms(10_000),
         pauses: (ms(500), ms(4000)),
     });
@@ -43,7 +40,6 @@ fn run(name: &str, keep: usize, steps: &[Step]) {
                 assert_eq!(plan.came(local, now), Next::Serve(local, with), "{at}");
             }
             Came(local, None) => assert_eq!(plan.came(local, now), Next::Kept(0), "{at}"),
-            Full(local) => assert_eq!(plan.came(local, now), Next::Full(local), "{at}"),
             Dials(count) => assert_eq!(plan.dial(now), count, "{at}"),
             Connected(with, Some(local)) => {
                 assert_eq!(plan.connected(with), Next::Serve(local, with), "{at}");
@@ -82,7 +78,7 @@ fn whoever_waits_is_served_in_order() {
         ],
     );
     let mut steps: Vec<_> = (0..20).map(|n| Came(n, None)).collect();
-    steps.extend([Full(20), Dials(DIALS_MAX), Dials(0)]);
+    steps.extend([Dials(DIALS_MAX), Dials(0)]);
     steps.extend((0..16).map(|n| Connected(n, Some(n))));
     steps.extend([Dials(4), Came(21, None), Dials(1)]);
     run("a crowd", 0, &steps);
@@ -201,7 +197,6 @@ fn the_end_gives_everything_back() {
     let now = Instant::now();
     let mut plan = Plan::<u32, u32>::new(Bounds {
         keep: 1,
-        waiting: 5,
         patience: ms(1000),
         pauses: (ms(1), ms(1)),
     });

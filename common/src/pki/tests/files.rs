@@ -41,9 +41,11 @@ fn the_allow_list_compares_each_kind_of_name_in_its_way() {
         assert_eq!(list.admits(&names), admitted, "{entry}");
     }
     assert!(
-        AllowedNames::default().admits(&names),
-        "an empty list admits all"
+        AllowedNames::everybody().admits(&names),
+        "no list admits all"
     );
+    let nobody = AllowedNames::new(Vec::<String>::new()).expect("a list");
+    assert!(!nobody.admits(&names), "an empty one admits nobody");
     let said = AllowedNames::new(["good", " "])
         .expect_err("empty")
         .to_string();
@@ -195,6 +197,13 @@ fn changed_files_come_into_force_at_the_second_look() {
     assert!(said.expect_err("not on the list").contains("(client2)"));
     // Whoever holds the old one goes on with it.
     assert_eq!(shake(&client, &first.config, HOST).server, Ok(()));
+
+    // Nobody's name: a list that somebody has cut off opens no doors.
+    files_private(&site.allowed, "# none\n");
+    assert!(matches!(follower.look(), Look::Settling));
+    assert!(matches!(follower.look(), Look::Changed));
+    let said = shake(&client, &current.get().config, HOST).server;
+    assert!(said.is_err(), "{said:?}");
 
     // A list in the configuration comes the other way.
     let mut settings = site.settings;

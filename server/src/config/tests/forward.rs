@@ -31,6 +31,7 @@ fn the_example_means_what_it_says() {
             key: folder.join("certs/server.key"),
             client_ca: Some(folder.join("certs/ca.crt")),
             allowed_clients: vec!["your.client.id".into()],
+            allowed_clients_file: None,
             min_version: TlsVersion::V1_2,
             handshake_timeout: Duration::from_secs(10),
         },
@@ -218,6 +219,12 @@ fn mistakes_in_forwards_are_told_exactly() {
             ],
         ),
         (
+            LEAST.replace("client_ca_cert: ca.crt", "allowed_clients_file: a"),
+            &[
+                "server_config.yaml:3:46: tls.allowed_clients_file: a list is named, but without client_ca_cert no client shows a certificate, so the list would bar nobody; name the CA, or take the list out",
+            ],
+        ),
+        (
             LEAST.replace("ca.crt", "ca.crt, allowed_client_cns: [a, ' ']"),
             &[
                 "server_config.yaml:3:94: tls.allowed_client_cns[1]: the name is empty; no certificate has such a name, take the line out",
@@ -269,7 +276,7 @@ fn mistakes_in_forwards_are_told_exactly() {
             ],
         ),
     ];
-    assert_eq!(cases.len(), 13);
+    assert_eq!(cases.len(), 14);
     let mut wrong = Vec::new();
     for (text, messages) in cases {
         let said = match check_text(YAML, &text) {
