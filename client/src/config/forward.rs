@@ -3,8 +3,8 @@
 use super::{RawLimits, RawTimeouts};
 use minitcptunnel_common::config::{
     Checker, Count, CountOrNone, Endpoint, ForwardNames, Grace, Host, Port, RawFallback,
-    RawListener, Seconds, TlsVersion, check_endpoints, check_listener, named_file, or_never,
-    overlap, required_file,
+    RawListener, Seconds, Section, TlsVersion, check_endpoints, check_listener, named_file,
+    or_never, overlap, required_file,
 };
 use serde::Deserialize;
 use std::fmt;
@@ -160,8 +160,8 @@ pub(super) struct Top<'a> {
     pub(super) compared: bool,
 }
 
-/// What stands once at the top and holds for all that have none of their own.
-#[derive(Clone)]
+/// What a `tls` section says.
+#[derive(Default)]
 struct Tls {
     identity: Option<ClientCert>,
     min_version: TlsVersion,
@@ -169,7 +169,7 @@ struct Tls {
 }
 
 /// Checks all forwards, each for itself and then against the others. `first` is what stands at the top of the file;
-/// its `tls` and `preconnected` also hold for those of the list that have none.
+/// its `tls`, key by key, and `preconnected` also hold for those of the list.
 pub(super) fn check(
     checker: &mut Checker,
     mut first: RawForward,
@@ -180,8 +180,7 @@ pub(super) fn check(
         || first.local_listen.is_some()
         || first.remote_server.is_some()
         || list.as_ref().is_none_or(Vec::is_empty);
-    // Once, even if it holds for many.
-    let shared_tls = first.tls.take().map(|raw| tls(checker, "tls", raw, top));
+    let shared_tls = first.tls.take();
     let preconnected = first.preconnected;
 
     let mut names = ForwardNames::default();
@@ -221,7 +220,7 @@ fn one(
     path: &str,
     name: Option<String>,
     raw: RawForward,
-    shared_tls: Option<&Option<Tls>>,
+    shared_tls: Option<&RawTls>,
     top: &Top<'_>,
 ) -> Option<Forward> {
     let at = |key: &str| format!("{path}{key}");
@@ -263,14 +262,9 @@ fn one(
             }
         },
     };
-    let tls = match (raw.tls, shared_tls) {
-        (Some(own), _) => tls(checker, &at("tls"), own, top),
-        (None, Some(shared)) => shared.clone(),
-        (None, None) => Some(Tls {
-            identity: None,
-            min_version: TlsVersion::default(),
-            handshake: None,
-        }),
+    let tls = match merged(raw.tls, &at("tls"), shared_tls) {
+        Some((section, raw)) => tls(checker, &section, raw, top),
+        None => Some(Tls::default()),
     };
     let handshake = tls.as_ref().and_then(|tls| tls.handshake);
     let own_timeouts = raw.timeouts.unwrap_or_default();
@@ -293,7 +287,35 @@ fn one(
     })
 }
 
-fn tls(checker: &mut Checker, path: &str, raw: RawTls, top: &Top<'_>) -> Option<Tls> {
+/// What a forward says about TLS itself, and what the top of the file says about the rest.
+fn merged(own: Option<RawTls>, path: &str, shared: Option<&RawTls>) -> Option<(Section, RawTls)> {
+    let Some(mut own) = own else {
+        return Some((Section::new("tls", "tls"), shared?.clone()));
+    };
+    let mut section = Section::new(path, "tls");
+    if let Some(shared) = shared {
+        section.inherit(
+            "client_cert",
+            &mut own.client_cert,
+            shared.client_cert.as_ref(),
+        );
+        section.inherit(
+            "client_key",
+            &mut own.client_key,
+            shared.client_key.as_ref(),
+        );
+        section.inherit(
+            "min_version",
+            &mut own.min_version,
+            shared.min_version.as_ref(),
+        );
+        let timeout = shared.handshake_timeout.as_ref();
+        section.inherit("handshake_timeout", &mut own.handshake_timeout, timeout);
+    }
+    Some((section, own))
+}
+
+fn tls(checker: &mut Checker, section: &Section, raw: RawTls, top: &Top<'_>) -> Option<Tls> {
     let cert = named_file(raw.client_cert.as_deref(), top.folder);
     let key = named_file(raw.client_key.as_deref(), top.folder);
     let identity = match (cert, key) {
@@ -306,7 +328,7 @@ fn tls(checker: &mut Checker, path: &str, raw: RawTls, top: &Top<'_>) -> Option<
                 ("client_cert", "client_key")
             };
             checker.error(
-                format!("{path}.{missing}"),
+                section.at(missing),
                 format!("no file is named, but {there} is; a certificate and its key go together"),
             );
             return None;

@@ -243,6 +243,45 @@ pub fn or_never(typed: Option<Grace>) -> Option<Duration> {
         .filter(|duration| !duration.is_zero())
 }
 
+/// Where the keys of a section stand, when a forward says some of them and the top of the file says the others.
+#[derive(Debug)]
+pub struct Section {
+    path: String,
+    top: &'static str,
+    from_top: Vec<&'static str>,
+}
+
+impl Section {
+    /// A section of a forward, and the one at the top that holds for what is missing in it.
+    pub fn new(path: impl Into<String>, top: &'static str) -> Self {
+        Self {
+            path: path.into(),
+            top,
+            from_top: Vec::new(),
+        }
+    }
+
+    /// Takes a key from the top, unless the forward has it; one that is there but blank it has.
+    pub fn inherit<T: Clone>(&mut self, key: &'static str, own: &mut Option<T>, top: Option<&T>) {
+        if own.is_none() && top.is_some() {
+            *own = top.cloned();
+            self.from_top.push(key);
+        }
+    }
+
+    /// The path of a key, or of something in it, for messages.
+    #[must_use]
+    pub fn at(&self, key: &str) -> String {
+        let whole = key.split('[').next().unwrap_or(key);
+        let path = if self.from_top.contains(&whole) {
+            self.top
+        } else {
+            &self.path
+        };
+        format!("{path}.{key}")
+    }
+}
+
 /// The names of all forwards, checked one by one as they are met.
 #[derive(Debug, Default)]
 pub struct ForwardNames(Vec<String>);

@@ -2,8 +2,8 @@
 
 use super::{Count, Limits, RawLimits, RawTimeouts};
 use minitcptunnel_common::config::{
-    Checker, Endpoint, ForwardNames, Grace, Port, RawFallback, RawListener, Seconds, TlsVersion,
-    check_endpoints, check_listener, named_file, or_never, overlap, required_file,
+    Checker, Endpoint, ForwardNames, Grace, Port, RawFallback, RawListener, Seconds, Section,
+    TlsVersion, check_endpoints, check_listener, named_file, or_never, overlap, required_file,
 };
 use serde::Deserialize;
 use std::fmt::{self, Write};
@@ -147,7 +147,7 @@ pub(super) struct Top<'a> {
 }
 
 /// Checks all forwards, each for itself and then against the others. `first` is what stands at the top of the file;
-/// its `tls` also holds for those of the list that have none.
+/// its `tls` also holds, key by key, for those of the list.
 pub(super) fn check(
     checker: &mut Checker,
     mut first: RawForward,
@@ -157,8 +157,7 @@ pub(super) fn check(
     let first_is_one = first.server_listener.is_some()
         || first.target_service.is_some()
         || list.as_ref().is_none_or(Vec::is_empty);
-    // Once, even if it holds for many.
-    let shared_tls = first.tls.take().map(|raw| tls(checker, "tls", raw, top));
+    let shared_tls = first.tls.take();
 
     let mut names = ForwardNames::default();
     let mut forwards: Vec<(String, Forward)> = Vec::new();
@@ -203,7 +202,7 @@ fn one(
     path: &str,
     name: Option<String>,
     raw: RawForward,
-    shared_tls: Option<&Option<Tls>>,
+    shared_tls: Option<&RawTls>,
     top: &Top<'_>,
 ) -> Option<Forward> {
     let at = |key: &str| format!("{path}{key}");
@@ -217,10 +216,9 @@ fn one(
         (target.host.as_deref(), target.port),
         target.fallbacks,
     );
-    let tls = match (raw.tls, shared_tls) {
-        (Some(own), _) => tls(checker, &at("tls"), own, top),
-        (None, Some(shared)) => shared.clone(),
-        (None, None) => {
+    let tls = match merged(raw.tls, &at("tls"), shared_tls) {
+        Some((section, raw)) => tls(checker, &section, raw, top),
+        None => {
             checker.error(
                 at("tls"),
                 "the section is missing; it names the server's certificate and key (`server_cert`, `server_key`)",
@@ -238,8 +236,65 @@ fn one(
     })
 }
 
-fn tls(checker: &mut Checker, path: &str, raw: RawTls, top: &Top<'_>) -> Option<Tls> {
-    let at = |key: &str| format!("{path}.{key}");
+/// What a forward says about TLS itself, and what the top of the file says about the rest: who writes a part of the
+/// section must not open the door by what is not in it.
+fn merged(own: Option<RawTls>, path: &str, shared: Option<&RawTls>) -> Option<(Section, RawTls)> {
+    let Some(mut own) = own else {
+        return Some((Section::new("tls", "tls"), shared?.clone()));
+    };
+    let mut section = Section::new(path, "tls");
+    let Some(shared) = shared else {
+        return Some((section, own));
+    };
+    let named = |file: &Option<String>| file.as_ref().map(|name| !name.trim().is_empty());
+    let lists_clients = own
+        .allowed_client_cns
+        .as_ref()
+        .is_some_and(|names| !names.is_empty())
+        || named(&own.allowed_clients_file) == Some(true);
+    let asks_nobody = named(&own.client_ca_cert) == Some(false);
+
+    section.inherit(
+        "server_cert",
+        &mut own.server_cert,
+        shared.server_cert.as_ref(),
+    );
+    section.inherit(
+        "server_key",
+        &mut own.server_key,
+        shared.server_key.as_ref(),
+    );
+    section.inherit(
+        "client_ca_cert",
+        &mut own.client_ca_cert,
+        shared.client_ca_cert.as_ref(),
+    );
+    // The two lists are one: whoever names clients means no others. And nobody is on a list where nobody is asked.
+    if !lists_clients && !asks_nobody {
+        let (names, file) = (&shared.allowed_client_cns, &shared.allowed_clients_file);
+        section.inherit(
+            "allowed_client_cns",
+            &mut own.allowed_client_cns,
+            names.as_ref(),
+        );
+        section.inherit(
+            "allowed_clients_file",
+            &mut own.allowed_clients_file,
+            file.as_ref(),
+        );
+    }
+    section.inherit(
+        "min_version",
+        &mut own.min_version,
+        shared.min_version.as_ref(),
+    );
+    let timeout = shared.handshake_timeout.as_ref();
+    section.inherit("handshake_timeout", &mut own.handshake_timeout, timeout);
+    Some((section, own))
+}
+
+fn tls(checker: &mut Checker, section: &Section, raw: RawTls, top: &Top<'_>) -> Option<Tls> {
+    let at = |key: &str| section.at(key);
     let mut file = |key: &str, what: &str, typed: Option<String>| {
         required_file(checker, &at(key), what, typed.as_deref(), top.folder)
     };
@@ -251,7 +306,7 @@ fn tls(checker: &mut Checker, path: &str, raw: RawTls, top: &Top<'_>) -> Option<
     for (index, name) in allowed_clients.iter().enumerate() {
         if name.trim().is_empty() {
             checker.error(
-                format!("{path}.allowed_client_cns[{index}]"),
+                at(&format!("allowed_client_cns[{index}]")),
                 "the name is empty; no certificate has such a name, take the line out",
             );
         }

@@ -149,7 +149,7 @@ fn several_forwards_share_what_stands_at_the_top() {
     assert_eq!(db.identity.as_ref().unwrap().cert, here("c.crt"));
     assert_eq!(
         (db.min_version, web.min_version),
-        (TlsVersion::V1_3, TlsVersion::V1_2)
+        (TlsVersion::V1_3, TlsVersion::V1_3)
     );
     assert_eq!((db.preconnected, web.preconnected), (5, 0));
     assert_eq!((db.connections, web.connections), (100, 7));
@@ -172,7 +172,7 @@ fn several_forwards_share_what_stands_at_the_top() {
         web.timeouts,
         ForwardTimeouts {
             connect: ms(2000),
-            handshake: ms(4000),
+            handshake: ms(3000),
             retry_within: ms(5000),
             write: Some(ms(60_000)),
             idle: Some(ms(600_000)),
@@ -180,6 +180,42 @@ fn several_forwards_share_what_stands_at_the_top() {
             backoff_max: ms(2000),
         }
     );
+}
+
+#[test]
+fn a_tls_section_of_a_forward_changes_only_what_it_says() {
+    let own_cert = |name: &str| format!("shows the certificate {};", here(name).display());
+    for (own, version, shown) in [
+        ("", TlsVersion::V1_3, own_cert("c.crt")),
+        ("min_version: 1.2", TlsVersion::V1_2, own_cert("c.crt")),
+        (
+            "handshake_timeout: 3, client_key: ",
+            TlsVersion::V1_3,
+            own_cert("c.crt"),
+        ),
+        (
+            "client_cert: w.crt, client_key: w.key",
+            TlsVersion::V1_3,
+            own_cert("w.crt"),
+        ),
+        (
+            "client_cert: '', client_key: ''",
+            TlsVersion::V1_3,
+            "shows no certificate;".to_owned(),
+        ),
+    ] {
+        let text = format!(
+            "tls: {{client_cert: c.crt, client_key: c.key, min_version: 1.3, handshake_timeout: 3}}\nforwards:\n\
+             - name: db\n  local_listener: {{port: 1}}\n  \
+             remote_server: {{host: a, port: 2, server_ca_cert: ca.crt}}\n  tls: {{{own}}}\n"
+        );
+        let config = checked(&text).config;
+        let forward = &config.forwards[0];
+        let said = forward.to_string();
+        assert!(said.contains(&shown), "{text}\n{said}");
+        assert_eq!(forward.min_version, version, "{text}");
+        assert_eq!(forward.timeouts.handshake, Duration::from_secs(3), "{text}");
+    }
 }
 
 #[test]

@@ -140,7 +140,7 @@ fn several_forwards_share_what_stands_at_the_top() {
          - name: web\n  \
            server_listener: {host: localhost, port: 2}\n  \
            target_service: {host: web, port: 80}\n  \
-           tls: {server_cert: w.crt, server_key: w.key, client_ca_cert: ca.crt}\n  \
+           tls: {server_cert: w.crt, server_key: w.key}\n  \
            limits: {connections: 7, pending_handshakes_per_address: 8}\n  \
            timeouts: {idle: 0, connect: 1.5}\n",
     )
@@ -156,11 +156,8 @@ fn several_forwards_share_what_stands_at_the_top() {
     assert_eq!(db.tls.min_version, TlsVersion::V1_3);
     assert_eq!(db.tls.handshake_timeout, Duration::from_secs(3));
     assert_eq!(web.tls.cert, here("w.crt"));
-    assert_eq!(
-        web.tls.min_version,
-        TlsVersion::V1_2,
-        "a section of its own is whole"
-    );
+    assert_eq!(web.tls.min_version, TlsVersion::V1_3);
+    assert_eq!(web.tls.client_ca, Some(here("ca.crt")));
     assert_eq!(web.listen, "127.0.0.1:2".parse().unwrap());
     let seconds = |s| Some(Duration::from_secs(s));
     assert_eq!(
@@ -179,6 +176,74 @@ fn several_forwards_share_what_stands_at_the_top() {
         ),
         (50, 8)
     );
+}
+
+/// Whom a forward lets in, when it says a part of `tls` itself: nothing of the top is lost unless it says so.
+#[test]
+fn a_tls_section_of_a_forward_changes_only_what_it_says() {
+    let top = "server_cert: s.crt, server_key: s.key, min_version: 1.3, handshake_timeout: 3";
+    let both = ", client_ca_cert: ca.crt, allowed_client_cns: [a]";
+    let file = ", client_ca_cert: ca.crt, allowed_clients_file: list";
+    let signed = |ca: &str| {
+        format!(
+            "takes clients whose certificate {} signed",
+            here(ca).display()
+        )
+    };
+    let named = |name: &str| format!("{}, with the name \"{name}\".", signed("ca.crt"));
+    let listed = |list: &str| {
+        let list = here(list);
+        format!(
+            "{}, with the name that is in {}.",
+            signed("ca.crt"),
+            list.display()
+        )
+    };
+    let anybody = || format!("{}.", signed("ca.crt"));
+    let nobody_asked = || "takes everybody, no client certificate is asked for.".to_owned();
+    let cases = [
+        (both, "server_cert: w.crt, server_key: w.key", named("a")),
+        (both, "", named("a")),
+        (both, "min_version: 1.3", named("a")),
+        // No value is not a blank one.
+        (both, "client_ca_cert: , allowed_client_cns: ", named("a")),
+        (both, "allowed_client_cns: [b]", named("b")),
+        (both, "allowed_client_cns: []", anybody()),
+        (both, "client_ca_cert: ''", nobody_asked()),
+        (
+            both,
+            "client_ca_cert: w.crt",
+            format!("{}, with the name \"a\".", signed("w.crt")),
+        ),
+        // The two lists are one: a forward that names its clients means no others.
+        (both, "allowed_clients_file: own", listed("own")),
+        (file, "allowed_client_cns: [b]", named("b")),
+        (file, "allowed_client_cns: []", listed("list")),
+        (file, "allowed_clients_file: ''", anybody()),
+        (file, "client_ca_cert: ' '", nobody_asked()),
+        ("", "client_ca_cert: ca.crt", anybody()),
+        ("", "min_version: 1.3", nobody_asked()),
+    ];
+    for (shared, own, expected) in cases {
+        let text = format!(
+            "tls: {{{top}{shared}}}\nforwards:\n- name: db\n  server_listener: {{port: 1}}\n  \
+             target_service: {{host: db, port: 2}}\n  tls: {{{own}}}\n"
+        );
+        let Checked { config, warnings } = checked(&text);
+        let forward = &config.forwards[0];
+        let said = forward.to_string();
+        assert!(said.ends_with(&format!("; {expected}")), "{text}\n{said}");
+        assert_eq!(forward.tls.min_version, TlsVersion::V1_3, "{text}");
+        assert_eq!(forward.tls.handshake_timeout, Duration::from_secs(3));
+        let open = forward.tls.client_ca.is_none();
+        assert_eq!(warnings.len(), usize::from(open), "{text}\n{warnings:?}");
+        if let [warning] = &warnings[..] {
+            assert!(
+                warning.contains(": forwards[0].tls.client_ca_cert: no CA is named"),
+                "{warning}"
+            );
+        }
+    }
 }
 
 #[test]
@@ -206,11 +271,11 @@ fn mistakes_in_forwards_are_told_exactly() {
         (
             "tls: {}".into(),
             &[
-                "server_config.yaml:1:1: tls.server_cert: no file is named; name the PEM file with the server's certificate",
-                "server_config.yaml:1:1: tls.server_key: no file is named; name the PEM file with its secret key",
                 "server_config.yaml: server_listener.port: the key is missing; write the port to listen on",
                 "server_config.yaml: target_service.host: the key is missing; write the host name or IP address of the target service",
                 "server_config.yaml: target_service.port: the key is missing; write the port of the target service",
+                "server_config.yaml:1:1: tls.server_cert: no file is named; name the PEM file with the server's certificate",
+                "server_config.yaml:1:1: tls.server_key: no file is named; name the PEM file with its secret key",
             ],
         ),
         (
@@ -294,8 +359,35 @@ fn mistakes_in_forwards_are_told_exactly() {
                 "server_config.yaml:6:14: forwards[0].timeouts: unknown key `hello`. Known here: `connect`, `write`, `idle`",
             ],
         ),
+        // What stands at the top is wrong there, and once.
+        (
+            format!(
+                "tls: {{server_cert: s, server_key: k, client_ca_cert: c, allowed_client_cns: ['']}}\nforwards:\n\
+                 - name: a\n  {entry}\n- name: b\n  {}\n  tls: {{min_version: 1.3}}",
+                entry.replace('1', "3")
+            ),
+            &[
+                "server_config.yaml:1:78: tls.allowed_client_cns[0]: the name is empty; no certificate has such a name, take the line out",
+            ],
+        ),
+        (
+            format!(
+                "tls: {{client_ca_cert: c, server_cert: s}}\nforwards:\n- name: a\n  {entry}\n  tls: {{server_cert: s}}"
+            ),
+            &[
+                "server_config.yaml:6:3: forwards[0].tls.server_key: no file is named; name the PEM file with its secret key",
+            ],
+        ),
+        (
+            list(&format!(
+                "name: a\n  {entry}\n  tls: {{client_ca_cert: '', allowed_client_cns: [a]}}"
+            )),
+            &[
+                "server_config.yaml:6:29: forwards[0].tls.allowed_client_cns: names are listed, but without client_ca_cert no client shows a certificate, so the list would bar nobody; name the CA, or take the list out",
+            ],
+        ),
     ];
-    assert_eq!(cases.len(), 14);
+    assert_eq!(cases.len(), 17);
     let mut wrong = Vec::new();
     for (text, messages) in cases {
         let said = match check_text(YAML, &text) {
