@@ -266,6 +266,9 @@ fn one(
         Some((section, raw)) => tls(checker, &section, raw, top),
         None => Some(Tls::default()),
     };
+    if let (Some(listen), Some(tls)) = (listen, &tls) {
+        warn_if_open(checker, &at(listener_key), listen, tls);
+    }
     let handshake = tls.as_ref().and_then(|tls| tls.handshake);
     let own_timeouts = raw.timeouts.unwrap_or_default();
     let timeouts = timeouts(checker, &at("timeouts"), own_timeouts, top, handshake);
@@ -285,6 +288,24 @@ fn one(
             .map_or(Count::MOST, |count| count.0),
         timeouts,
     })
+}
+
+/// Whoever can connect to a listener needs no certificate: the client shows its own.
+fn warn_if_open(checker: &mut Checker, path: &str, listen: SocketAddr, tls: &Tls) {
+    if listen.ip().to_canonical().is_loopback() {
+        return;
+    }
+    let as_whom = match tls.identity {
+        Some(_) => " under this client's certificate",
+        None => "",
+    };
+    checker.warn(
+        format!("{path}.host"),
+        format!(
+            "other machines can reach this port, and whoever does reaches the service behind the tunnel{as_whom}; leave \
+             it at 127.0.0.1 unless they shall"
+        ),
+    );
 }
 
 /// What a forward says about TLS itself, and what the top of the file says about the rest.

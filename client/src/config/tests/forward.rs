@@ -218,6 +218,40 @@ fn a_tls_section_of_a_forward_changes_only_what_it_says() {
     }
 }
 
+/// A port that others reach is a way in for them, too.
+#[test]
+fn a_listener_for_other_machines_is_warned_about() {
+    let tls = "tls: {client_cert: c.crt, client_key: c.key}\n";
+    for (host, open) in [
+        ("127.0.0.1", false),
+        ("127.1.2.3", false),
+        ("localhost", false),
+        ("'::1'", false),
+        ("'::ffff:127.0.0.1'", false),
+        ("0.0.0.0", true),
+        ("'::'", true),
+        ("192.0.2.1", true),
+    ] {
+        let listener = format!("{{host: {host}, port: 1080}}");
+        for (key, tls, as_whom) in [
+            ("local_listener", tls, " under this client's certificate"),
+            ("local_listen", "", ""),
+        ] {
+            let text = LEAST
+                .replace("local_listener", key)
+                .replace("{port: 1080}", &listener);
+            let warnings = checked(&format!("{text}{tls}")).warnings;
+            let column = key.len() + 4;
+            let expected = format!(
+                "client_config.yaml:1:{column}: {key}.host: other machines can reach this port, and whoever does reaches \
+                 the service behind the tunnel{as_whom}; leave it at 127.0.0.1 unless they shall"
+            );
+            let expected = if open { vec![expected] } else { vec![] };
+            assert_eq!(warnings, expected, "{host}");
+        }
+    }
+}
+
 #[test]
 fn mistakes_in_forwards_are_told_exactly() {
     let list = |entry: &str| format!("forwards:\n- {entry}\n");
