@@ -13,8 +13,8 @@
 //! | --- | --- | --- |
 //! | ERROR | the program cannot do its job | whoever is on call |
 //! | WARN | someone should look, soon | the operator |
-//! | INFO | one line per session, tunnel, link, certificate | the operator |
-//! | DEBUG | one line per pair and per refusal | whoever hunts a fault |
+//! | INFO | one line per session, tunnel, link, certificate; one at the end of a forward's connection | the operator |
+//! | DEBUG | one line per pair of a reverse tunnel, per beginning of a forward's, per refusal | whoever hunts a fault |
 //! | TRACE | frames by type and length | whoever works on the code |
 //!
 //! At no level: keys, tokens, payload. What strangers can cause at will goes through [`Quiet`], so that an
