@@ -1,11 +1,11 @@
 //! The client's side of TLS: the server must prove its name, always.
 
-use super::der::Version;
+use super::der::{Parts, Version};
 use super::expiry::Validity;
 use super::load::{self, Anchors, Contents, LoadError, Origin};
 use super::names::Names;
 use super::reload::Reloadable;
-use super::v1::is_version_one;
+use super::v1::{has_name_constraints, is_version_one};
 use super::{MinVersion, Refusal, provider};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{
@@ -19,7 +19,7 @@ use rustls::sign::SingleCertAndKey;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::{error, fmt};
+use std::{error, fmt, iter};
 
 /// Sessions kept for resumption: a client has a handful of servers.
 const SESSIONS: usize = 32;
@@ -191,10 +191,12 @@ struct ServerVerifier {
 
 impl ServerVerifier {
     /// The server's name must be among the alternative names. Only a certificate that has no such
-    /// list at all may bear it as its common name: older recipes make those.
+    /// list at all may bear it as its common name: older recipes make those. Name constraints bind alternative names
+    /// alone, so where they are, the common name is not believed.
     fn verify_name(
         &self,
         certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
         parsed: &ParsedCertificate<'_>,
         name: &ServerName<'_>,
     ) -> Result<(), Error> {
@@ -210,6 +212,9 @@ impl ServerVerifier {
                 presented: vec![names.to_string()],
             }
             .into());
+        }
+        if self.may_be_constrained(certificate, intermediates) {
+            return Err(Refusal::Constrained.into_rustls());
         }
         if self.notice.get().is_none() {
             let text = format!(
@@ -228,6 +233,24 @@ impl ServerVerifier {
             }
         }
         Ok(())
+    }
+
+    /// Whether a CA that the chain may go through has name constraints. Which way it went is not told, so all count
+    /// that were sent, and all anchors that signed one of those by name.
+    fn may_be_constrained(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> bool {
+        let sent = || iter::once(certificate).chain(intermediates);
+        let is_above = |anchor: &CertificateDer<'_>| {
+            Parts::of(anchor).is_none_or(|anchor| {
+                sent().any(|below| Parts::of(below).is_none_or(|it| it.issuer == anchor.subject))
+            })
+        };
+        intermediates.iter().any(has_name_constraints)
+            || (self.anchors.certificates.iter())
+                .any(|anchor| has_name_constraints(anchor) && is_above(anchor))
     }
 }
 
@@ -252,7 +275,7 @@ impl ServerCertVerifier for ServerVerifier {
             now,
             self.algorithms.all,
         )?;
-        self.verify_name(end_entity, &parsed, server_name)?;
+        self.verify_name(end_entity, intermediates, &parsed, server_name)?;
         Ok(ServerCertVerified::assertion())
     }
 

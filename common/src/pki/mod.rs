@@ -11,7 +11,8 @@
 //!     client ─ ServerVerifier                   server ─ ServerTls::admit: names of the peer,
 //!       1 chain to an anchor, dates, purpose       dates and allow list once more (a resumed
 //!       2 host name in the SANs                    session shows no certificate)
-//!       (3 no SAN at all: the CN, with a warning)
+//!       (3 no SAN at all: the CN, with a warning;
+//!          not below a CA with name constraints)
 //!     server ─ ClientVerifier                   both ─ explain: what a failed handshake means
 //!       1 chain to an anchor, dates, purpose       and what mends it
 //!         (v1 leaf: the same, in `v1`)
@@ -147,6 +148,8 @@ pub enum Refusal {
     VersionOne,
     /// The issuer of a v1 certificate is an anchor that may not sign certificates.
     IssuerMayNotSign,
+    /// A server whose host name is its CN alone, below a CA with name constraints.
+    Constrained,
     /// None was shown where one is wanted.
     NoCertificate,
     /// A resumed session whose certificate has ended since.
@@ -175,6 +178,11 @@ impl fmt::Display for Refusal {
                 "its certificate is of X.509 version 1, and its issuer in client_ca_cert may not sign client certificates \
                  (CA:FALSE, a key usage without keyCertSign, another purpose, name constraints, or its time is over); \
                  make a version 3 certificate: `minitcptunnel-server certs client NAME`",
+            ),
+            Self::Constrained => f.write_str(
+                "its certificate has the name as CN only, without subjectAltName, and a CA above it is bound by name \
+                 constraints, which say nothing about a CN; make one with the name where it can be held against them: \
+                 give `openssl x509 -req` an -extfile with subjectAltName=DNS:NAME",
             ),
             Self::NoCertificate => f.write_str(
                 "it has shown no certificate, and client_ca_cert wants one; give the client one: \

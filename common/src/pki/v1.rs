@@ -36,6 +36,14 @@ pub(super) fn is_version_one(certificate: &CertificateDer<'_>) -> bool {
     Parts::of(certificate).is_some_and(|parts| parts.version == Version::V1)
 }
 
+/// Whether a certificate binds the names below it. One that cannot be read is taken to.
+pub(super) fn has_name_constraints(certificate: &CertificateDer<'_>) -> bool {
+    parse_x509_certificate(certificate).map_or(true, |(_, read)| {
+        let mut ids = read.extensions().iter().map(|extension| &extension.oid);
+        ids.any(|id| *id == OID_X509_EXT_NAME_CONSTRAINTS)
+    })
+}
+
 /// Steps 1 to 5.
 pub(super) fn verify_client(
     leaf: &CertificateDer<'_>,

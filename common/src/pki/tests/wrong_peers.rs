@@ -313,6 +313,80 @@ fn a_common_name_alone_is_taken_with_a_warning() {
     }
 }
 
+/// Name constraints bind alternative names alone: a CA that has some could put any host into a CN.
+#[test]
+fn a_common_name_goes_round_no_name_constraints() {
+    use rcgen::{GeneralSubtree, NameConstraints};
+    let constrained = |name: &str| {
+        let mut params = ca_params(name);
+        params.name_constraints = Some(NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::DnsName("example.com".to_owned())],
+            excluded_subtrees: Vec::new(),
+        });
+        params
+    };
+    let root = ca(ca_params("Root CA"));
+    let below = |params| Ca::signed_by(params, key(), &root).expect("a CA");
+    let bound_root = ca(constrained("Bound root CA"));
+    let bound = below(constrained("Bound CA"));
+    let free = below(ca_params("Free CA"));
+    let excluded = {
+        let mut params = ca_params("Excluding CA");
+        params.name_constraints = Some(NameConstraints {
+            permitted_subtrees: Vec::new(),
+            excluded_subtrees: vec![GeneralSubtree::DnsName(HOST.to_owned())],
+        });
+        below(params)
+    };
+    for version in VERSIONS {
+        for (title, issuer, between, anchors, taken) in [
+            ("free anchor", &root, None, vec![&root], true),
+            ("free CA between", &free, Some(&free), vec![&root], true),
+            (
+                "bound anchor of others",
+                &root,
+                None,
+                vec![&bound_root, &root],
+                true,
+            ),
+            ("bound anchor", &bound_root, None, vec![&bound_root], false),
+            ("bound CA between", &bound, Some(&bound), vec![&root], false),
+            ("bound CA as anchor", &bound, None, vec![&bound], false),
+            (
+                "excluding CA between",
+                &excluded,
+                Some(&excluded),
+                vec![&root],
+                false,
+            ),
+        ] {
+            let mut ends = Ends::good(&root);
+            ends.client_min = version;
+            ends.server_ca = anchors.iter().map(|anchor| anchor.pem()).collect();
+            let mut meet = |params| {
+                ends.server_cert(issuer, params);
+                ends.server_cert
+                    .extend(between.map(|between| between.pem()));
+                ends.meet().client
+            };
+            match meet(params(HOST)) {
+                Ok(()) => assert!(taken, "{title} ({version})"),
+                Err(said) => {
+                    assert!(!taken, "{title} ({version}): {said}");
+                    assert!(said.contains("bound by name constraints"), "{said}");
+                    assert!(said.contains("subjectAltName=DNS:NAME"), "{said}");
+                }
+            }
+            // Names that are bound are held to it, and taken.
+            assert_eq!(
+                meet(server_params()).is_ok(),
+                title != "excluding CA between",
+                "{title}"
+            );
+        }
+    }
+}
+
 #[test]
 fn what_does_not_speak_tls_is_named() {
     let ca = ca(ca_params("Good CA"));
