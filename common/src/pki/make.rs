@@ -53,6 +53,8 @@ pub struct Made {
 pub enum MakeError {
     /// A file is there already.
     Exists(PathBuf),
+    /// A CA is there already, but no certificate for a server.
+    CaExists(PathBuf),
     /// The folder could not be created.
     Folder(PathBuf, io::Error),
     /// A name that no certificate or file can bear.
@@ -75,6 +77,12 @@ impl fmt::Display for MakeError {
             Self::Exists(path) => write!(
                 f,
                 "{} exists already and is left as it is; nothing was made. Move it away, or choose another folder with --dir",
+                path.display()
+            ),
+            Self::CaExists(path) => write!(
+                f,
+                "{} exists already and is left as it is; nothing was made. `minitcptunnel-server certs server --host NAME` \
+                 makes a server's certificate by this CA; for another CA choose another folder with --dir",
                 path.display()
             ),
             Self::Folder(path, e) => {
@@ -175,6 +183,9 @@ pub fn init(
 ) -> Result<[Made; 2], MakeError> {
     let leaf = Leaf::server(hosts, addresses)?;
     let (ca, server) = (Pair::new(folder, "ca"), Pair::new(folder, "server"));
+    if ca.cert.is_file() && ca.key.is_file() && server.must_be_free().is_ok() {
+        return Err(MakeError::CaExists(ca.cert));
+    }
     ca.must_be_free()?;
     server.must_be_free()?;
     fs::create_dir_all(folder).map_err(|e| MakeError::Folder(folder.to_path_buf(), e))?;
@@ -191,10 +202,21 @@ pub fn init(
 
     let key = KeyPair::generate()?;
     let (certificate, until) = leaf.signed(&key, &issuer, now, ca_until)?;
-    Ok([
-        ca.write(&ca_certificate.pem(), &ca_key, ca_until)?,
-        server.write(&certificate, &key, until)?,
-    ])
+    let ca = ca.write(&ca_certificate.pem(), &ca_key, ca_until)?;
+    and_server(ca, server.write(&certificate, &key, until))
+}
+
+/// A new CA whose server's certificate could not be written goes again, or the next try would find it in its way.
+fn and_server(ca: Made, server: Result<Made, MakeError>) -> Result<[Made; 2], MakeError> {
+    match server {
+        Ok(server) => Ok([ca, server]),
+        Err(e) => {
+            for file in [&ca.cert, &ca.key] {
+                let _ = fs::remove_file(file);
+            }
+            Err(e)
+        }
+    }
 }
 
 /// `certs server`: another certificate for a server, by the CA in the folder.
@@ -230,6 +252,9 @@ pub fn client(folder: &Path, name: &str, now: UnixTime) -> Result<Made, MakeErro
     if ["ca", "server"].contains(&name.to_ascii_lowercase().as_str()) {
         return refuse("the files of the CA and the server bear it already");
     }
+    if is_device(name) {
+        return refuse("Windows has a device of this name, so that no file there can bear it");
+    }
     // Not every name is one of a host; the common name is always there.
     let alternatives = if name.contains('@') {
         vec![SanType::Rfc822Name(text(name)?)]
@@ -244,6 +269,14 @@ pub fn client(folder: &Path, name: &str, now: UnixTime) -> Result<Made, MakeErro
         purpose: ExtendedKeyUsagePurpose::ClientAuth,
     };
     by_the_ca(folder, name, leaf, now)
+}
+
+/// Whether Windows takes a file of this name for one of its devices; it looks at what is before the first point.
+fn is_device(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or(name).to_ascii_lowercase();
+    let port = stem.strip_prefix("com").or(stem.strip_prefix("lpt"));
+    ["con", "prn", "aux", "nul"].contains(&stem.as_str())
+        || port.is_some_and(|number| matches!(number.as_bytes(), [b'1'..=b'9']))
 }
 
 fn by_the_ca(folder: &Path, name: &str, leaf: Leaf, now: UnixTime) -> Result<Made, MakeError> {
@@ -407,4 +440,28 @@ fn server_names(hosts: &[String], addresses: &[IpAddr]) -> Result<Vec<SanType>, 
 fn text(name: &str) -> Result<rcgen::string::Ia5String, MakeError> {
     name.try_into()
         .map_err(|_| MakeError::Name(name.to_owned(), "it has characters outside ASCII"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scratch::Scratch;
+
+    #[test]
+    fn a_run_that_fails_leaves_nothing_in_the_way_of_the_next() {
+        let scratch = Scratch::new();
+        let key = KeyPair::generate().expect("a key");
+        fs::write(scratch.path().join("elsewhere.crt"), "precious").expect("written");
+        let write = |folder: &Path, name: &str| Pair::new(folder, name).write("", &key, 0);
+        let ca = write(scratch.path(), "ca").expect("written");
+        let server = write(&scratch.path().join("missing"), "server");
+        let e = and_server(ca, server).expect_err("there is no such folder");
+        assert!(matches!(e, MakeError::Write(_)), "{e}");
+        assert_eq!(scratch.names(), ["elsewhere.crt"]);
+
+        let ca = write(scratch.path(), "ca").expect("written");
+        let server = write(scratch.path(), "server");
+        and_server(ca, server).expect("written");
+        assert_eq!(scratch.names().len(), 5);
+    }
 }

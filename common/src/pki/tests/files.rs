@@ -416,10 +416,20 @@ fn nothing_is_overwritten_and_bad_names_are_refused() {
         "Server",
         "x.",
         "a b",
+        // Devices of Windows, whatever follows the point.
+        "con",
+        "NUL",
+        "prn.example.com",
+        "Aux.laptop",
+        "com1",
+        "LPT9.office.example.com",
         &"x".repeat(65),
     ] {
         let e = make::client(folder, name, now).expect_err(name);
         assert!(matches!(e, make::MakeError::Name(..)), "{name:?}: {e}");
+    }
+    for name in ["console", "com10", "com", "lpt.1", "my-con", "x.con"] {
+        make::client(folder, name, now).expect(name);
     }
     for hosts in [vec![], vec!["no host".to_owned()], vec![String::new()]] {
         let e = make::init(&folder.join("new"), &hosts, &[], now).expect_err("no name");
@@ -431,6 +441,12 @@ fn nothing_is_overwritten_and_bad_names_are_refused() {
     for end in ["crt", "key"] {
         fs::remove_file(folder.join(format!("server.{end}"))).expect("removed");
     }
+    let said = make::init(folder, &hosts, &[], now).expect_err("taken");
+    assert!(
+        said.to_string()
+            .contains("`minitcptunnel-server certs server --host NAME`"),
+        "{said}"
+    );
     make::server(folder, &hosts, &[], now).expect("made");
     make::server(folder, &hosts, &[], now).expect_err("taken");
 
