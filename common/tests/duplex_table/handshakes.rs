@@ -172,6 +172,43 @@ pub(crate) fn nonsense(kind: Kind) {
     assert!(matches!(result, Err(HandshakeError::TooMuch)), "{result:?}");
 }
 
+/// A message that is said to be long is received up to the bound, and no byte further.
+pub(crate) fn hello_without_end(kind: Kind) {
+    const BOUND: usize = 32 * 1024;
+    let terms = Terms::of(kind.layer);
+    let mut record = vec![22, 3, 1, 0x40, 0];
+    record.resize(5 + 0x4000, 0);
+    let mut bytes = record.repeat(3);
+    // A ClientHello of 64 KiB.
+    bytes[5..9].copy_from_slice(&[1, 0, 0xff, 0xff]);
+    let (mut peer, ours) = server(terms);
+    peer.write_all(&bytes[..BOUND - 1]).unwrap();
+    drop(peer);
+    let result = outcome(ours).map(drop);
+    assert!(matches!(result, Err(HandshakeError::Cut)), "{result:?}");
+    // The peer stays and sends no more: it is not waited for.
+    let (mut peer, ours) = server(terms);
+    peer.write_all(&bytes[..BOUND]).unwrap();
+    let result = outcome(ours).map(drop);
+    assert!(matches!(result, Err(HandshakeError::TooMuch)), "{result:?}");
+    let said = result.unwrap_err().to_string();
+    assert!(said.contains("32 KiB"), "{said}");
+}
+
+/// A client with a chain of three certificates, larger than those with RSA keys of 4096 bits are.
+pub(crate) fn long_chain(kind: Kind) {
+    let (near, far) = link();
+    let (client, server) = crate::tls::with_long_chain(Terms::of(kind.layer));
+    let ends = [
+        Handshake::client(Arc::new(client), name(), Socket::new(near).unwrap()).unwrap(),
+        Handshake::server(Arc::new(server), Socket::new(far).unwrap()).unwrap(),
+    ];
+    let [_, server] = shake(ends);
+    let shown = server.peer_certificates();
+    assert_eq!(shown.len(), 3);
+    assert!(shown.iter().all(|certificate| certificate.len() > 3000));
+}
+
 /// A client that shows no certificate: with TLS 1.2 its handshake fails, with TLS 1.3 its first read.
 pub(crate) fn refused_certificate(kind: Kind) {
     let terms = Terms::of(kind.layer);

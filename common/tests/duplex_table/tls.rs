@@ -7,7 +7,7 @@ use std::thread::yield_now;
 use minitcptunnel_common::channel::ledger::Ledger;
 use minitcptunnel_common::channel::tls::{self, Established, Handshake, Progress};
 use minitcptunnel_common::duplex::{Duplex, Socket};
-use rcgen::{CertificateParams, Issuer, KeyPair};
+use rcgen::{CertificateParams, CertifiedIssuer, CustomExtension, Issuer, KeyPair};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
@@ -38,6 +38,50 @@ fn make_identity() -> Identity {
         certificate: certificate.der().clone(),
         key: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
     }
+}
+
+/// Both ends as [`Terms`] has them, but for the client's chain: three certificates of 3 KiB and more each.
+pub(crate) fn with_long_chain(terms: Terms) -> (ClientConfig, ServerConfig) {
+    let params = || {
+        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let padding =
+            CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99_999, 1], vec![0; 3000]);
+        params.custom_extensions = vec![padding];
+        params
+    };
+    let ca_params = || {
+        let mut params = params();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params
+    };
+    let key = || KeyPair::generate().unwrap();
+    let root = CertifiedIssuer::self_signed(ca_params(), key()).unwrap();
+    let upper = CertifiedIssuer::signed_by(ca_params(), key(), &root).unwrap();
+    let lower = CertifiedIssuer::signed_by(ca_params(), key(), &upper).unwrap();
+    let leaf_key = key();
+    let leaf = params().signed_by(&leaf_key, &lower).unwrap();
+    let chain = [leaf.der(), lower.der(), upper.der()].map(Clone::clone);
+    let mut anchors = RootCertStore::empty();
+    anchors.add(root.der().clone()).unwrap();
+
+    let identity = identity();
+    let client = ClientConfig::builder_with_provider(terms.provider())
+        .with_protocol_versions(&[terms.version])
+        .unwrap()
+        .with_root_certificates(identity.roots.clone())
+        .with_client_auth_cert(
+            chain.to_vec(),
+            PrivateKeyDer::try_from(leaf_key.serialize_der()).unwrap(),
+        )
+        .unwrap();
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(anchors), terms.provider());
+    let server = ServerConfig::builder_with_provider(terms.provider())
+        .with_protocol_versions(&[terms.version])
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(vec![identity.certificate.clone()], identity.key.clone_key())
+        .unwrap();
+    (client, server)
 }
 
 fn identity() -> &'static Identity {

@@ -23,9 +23,14 @@ use super::session::{Connection, RECORD_MAX, Session, next_record, record_len};
 use super::{lengthen, refuses_certificate};
 use crate::duplex::{Socket, Wait};
 
-/// Safety: what a peer may send before the handshake is done, in bytes. The certificates of both ends
-/// take some KiB; rustls allows a message of 64 KiB.
+/// Safety: what a server may send before the handshake is done, in bytes. Its certificates take some KiB; rustls
+/// allows a message of 64 KiB.
 const RECEIVED_MAX: usize = 128 * 1024;
+/// Safety: what a client may send before the handshake is done, in bytes. Strangers can have it kept, in thousands of
+/// connections that no budget counts; messages that are not whole yet, which the session holds, are part of it. A hello
+/// takes 2 KiB, and with a ticket of ours, which the client's certificates are in, as much more as those; a chain of
+/// three with RSA keys of 4096 bits takes 6 KiB.
+const RECEIVED_FROM_CLIENT_MAX: usize = 32 * 1024;
 /// Safety: in how many records.
 const RECORDS_MAX: usize = 256;
 /// Performance: what is read at once at first, in bytes: a usual flight.
@@ -99,7 +104,13 @@ impl fmt::Display for HandshakeError {
             }
             Self::Refuses(e) => write!(f, "the peer is refused: {e}"),
             Self::Cut => f.write_str("the connection ended during the TLS handshake"),
-            Self::TooMuch => f.write_str("the peer sends more than a TLS handshake takes"),
+            Self::TooMuch => write!(
+                f,
+                "the peer sends more than a TLS handshake takes: at most {} KiB from a client and {} KiB from a server, \
+                 the chain of certificates included; if it is a friend, its chain is too long",
+                RECEIVED_FROM_CLIENT_MAX / 1024,
+                RECEIVED_MAX / 1024
+            ),
             Self::TimedOut => f.write_str("the TLS handshake took too long"),
             Self::Io(e) => write!(f, "the TLS handshake failed: {e}"),
         }
@@ -292,20 +303,33 @@ impl Handshake {
         Ok(())
     }
 
+    /// How many bytes the peer may still send. What comes behind a client's handshake does not count against it.
+    fn room(&self) -> usize {
+        let from_client = !self.session.is_client() && self.session.state().is_handshaking();
+        let most = if from_client {
+            RECEIVED_FROM_CLIENT_MAX
+        } else {
+            RECEIVED_MAX
+        };
+        most.saturating_sub(self.received)
+    }
+
     /// Reads what is there. `false`: nothing.
     fn receive(&mut self, wait: Wait) -> Result<bool, HandshakeError> {
+        let room = self.room();
+        if room == 0 {
+            return Err(HandshakeError::TooMuch);
+        }
         self.buffer.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
         let record = record_len(&self.buffer[..self.end]).unwrap_or(0);
         lengthen(&mut self.buffer, record.clamp(READ, RECORD_MAX));
-        match self.socket.read(&mut self.buffer[self.end..], wait) {
+        let to = self.buffer.len().min(self.end + room);
+        match self.socket.read(&mut self.buffer[self.end..to], wait) {
             Ok(0) => Err(HandshakeError::Cut),
             Ok(n) => {
                 self.end += n;
                 self.received += n;
-                if self.received > RECEIVED_MAX {
-                    return Err(HandshakeError::TooMuch);
-                }
                 Ok(true)
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),

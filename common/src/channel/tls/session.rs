@@ -13,7 +13,8 @@ pub(super) const HEADER: usize = 5;
 pub(super) const RECORD_MAX: usize = HEADER + 16 * 1024 + 2048;
 /// What sealing adds to each 16 KiB, at most: header, explicit nonce, inner type, tag.
 const OVERHEAD: usize = HEADER + 8 + 1 + 16;
-/// Safety: handshake messages that do not become whole, in bytes. rustls allows one of 64 KiB.
+/// Safety: handshake messages that do not become whole, in bytes. rustls allows one of 64 KiB. Before the handshake is
+/// done a client does not come near: see `handshake`, which bounds all that it sends until then.
 const HELD_MAX: usize = 64 * 1024 + RECORD_MAX;
 
 /// How many records of its own rustls can have to send when it fails; more than there ever are.
@@ -116,9 +117,12 @@ impl Session {
     pub(super) fn open(&mut self, record: &mut [u8], plain: &mut Vec<u8>) -> Result<(), Error> {
         if self.held.is_empty() {
             let used = self.run(record, &mut Want::Open(plain))?;
+            self.held.reserve_exact(record.len() - used);
             self.held.extend_from_slice(&record[used..]);
         } else {
             let mut held = std::mem::take(&mut self.held);
+            // Strangers can have this kept a thousandfold, so it is not rounded up.
+            held.reserve_exact(record.len());
             held.extend_from_slice(record);
             let used = self.run(&mut held, &mut Want::Open(plain))?;
             held.drain(..used);
