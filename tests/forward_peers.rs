@@ -255,6 +255,31 @@ fn s_client_to_our_server() {
     server.expect_ends(1);
 }
 
+/// When the service ends first, openssl sees an end of TLS, and not only one of TCP.
+#[test]
+fn s_client_sees_the_end_of_our_server() {
+    let far = Service::start(|mut stream| {
+        send(&mut stream, FROM_FAR, N)?;
+        stream.shutdown(Shutdown::Write)?;
+        stream.read_to_end(&mut Vec::new()).map(drop)
+    });
+    let server = OurServer::start(far.port());
+    for row in Row::all().into_iter().filter(|row| !row.mutual) {
+        let mut command = Command::new(tool("openssl", "openssl"));
+        command
+            .args(["s_client", "-quiet", tls_flag(row)])
+            .args(["-connect", &format!("127.0.0.1:{}", server.port(row))])
+            .args(["-CAfile", &server.file(row, "ca.crt")]);
+        let mut client = Piped::start(&mut command);
+        let got = Bytes::new(FROM_FAR).expect(&mut client, N);
+        got.unwrap_or_else(|e| panic!("{row}: {e}"));
+        assert_eq!(read_end(&mut client), (vec![], End::Clean), "{row}");
+        client.wait_exit(PATIENCE);
+        let errors = client.errors.to_end(PATIENCE).join("\n");
+        assert!(!errors.contains("error"), "{row}: {errors}");
+    }
+}
+
 #[test]
 fn socat_to_our_server() {
     let far = Far::start();
