@@ -161,6 +161,17 @@ impl<L, R> Plan<L, R> {
         Some(ready)
     }
 
+    /// The one that would be taken next.
+    pub(super) fn newest(&mut self) -> Option<(u64, &mut R)> {
+        let (number, ready) = self.ready.last_mut()?;
+        Some((*number, ready))
+    }
+
+    /// Gives back all that are ready, to be replaced at once.
+    pub(super) fn retire(&mut self) -> Vec<R> {
+        self.ready.drain(..).map(|(_, ready)| ready).collect()
+    }
+
     /// All who wait: dialling again would not help them.
     pub(super) fn give_up(&mut self) -> Vec<L> {
         self.waiting.drain(..).map(|(_, local)| local).collect()
