@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use minitcptunnel_common::resources::raise_open_files;
 use rig::{
     Bytes, End, ForwardWorld, Forwarded, PATIENCE, Program, Service, connect, eventually, figure,
     free_port, read_end, seconds, send, steady,
@@ -247,43 +248,72 @@ fn a_greeting_that_came_early_is_not_lost() {
     assert_eq!(&line, b"220 hello\r\n");
 }
 
+/// A third says nothing, a third begins and goes no further, a third goes on and on, a byte at a time.
 #[test]
-fn silent_handshakes_hold_no_thread_and_end_in_time() {
+fn silent_and_slow_handshakes_hold_no_thread_and_end_in_time() {
+    const MANY: usize = 3000;
+    const LIMIT: Duration = Duration::from_secs(4);
+    let _ = raise_open_files();
     let echo = Service::echo();
     let tunnel = ForwardWorld::to(echo.port())
-        .server("tls.handshake_timeout", 3)
-        .server("limits.pending_handshakes", 2000)
-        .server("limits.pending_handshakes_per_address", 2000)
+        .server("tls.handshake_timeout", LIMIT.as_secs())
+        .server("limits.pending_handshakes", MANY * 2)
+        .server("limits.pending_handshakes_per_address", MANY * 2)
         .run();
     ping(&mut tunnel.visit()).expect("before");
-    let mut silent: Vec<_> = (0..1000)
+    let mut all: Vec<_> = (0..MANY)
         .map(|n| {
             let mut stream = connect((Ipv4Addr::LOCALHOST, tunnel.server_port));
-            // Half of them begin a handshake that they do not go on with.
-            if n % 2 == 0 {
+            if n % 3 > 0 {
                 stream.write_all(&[22, 3, 1, 2, 0, 1]).expect("write");
             }
             stream
         })
         .collect();
     let start = Instant::now();
-    ping(&mut tunnel.visit()).expect("beside them");
-    let usage = tunnel.server.usage();
-    assert!(usage.threads < 20, "{usage:?}");
+    let mut slow: Vec<_> = (all.iter().skip(2).step_by(3))
+        .map(|stream| stream.try_clone().expect("clone"))
+        .collect();
+    let dribble = thread::spawn(move || {
+        // The rest of a client's hello, as far as it gets: whoever is cut takes no more.
+        for byte in [0, 1, 252, 3, 3].into_iter().chain([7; 400]) {
+            slow.retain_mut(|stream| stream.write_all(&[byte]).is_ok());
+            if slow.is_empty() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        panic!("{} may dribble for ever", slow.len());
+    });
+    let mut slowest: f64 = 0.0;
+    let mut threads = 0;
+    while start.elapsed() < LIMIT / 2 {
+        let asked = Instant::now();
+        ping(&mut tunnel.visit()).expect("beside them");
+        slowest = slowest.max(seconds(asked));
+        threads = threads.max(tunnel.server.usage().threads);
+    }
+    assert!(threads < 20, "{threads} threads");
+    assert!(slowest < 2.0, "{slowest} s for a connection beside them");
     figure(
-        "1,000 silent handshakes",
+        "3,000 silent and slow handshakes",
         format_args!(
-            "{usage:?}, a new connection beside them {:.1} ms",
-            seconds(start) * 1e3
+            "{:?}, threads at most {threads}, a new connection beside them {:.1} ms at most",
+            tunnel.server.usage(),
+            slowest * 1e3
         ),
     );
-    tunnel
-        .server
-        .log
-        .wait("no complete TLS handshake within 3 s", PATIENCE);
-    for stream in &mut silent {
+    let late = format!("no complete TLS handshake within {} s", LIMIT.as_secs());
+    tunnel.server.log.wait(&late, PATIENCE);
+    for stream in &mut all {
         assert_ne!(read_end(stream).1, End::StillOpen);
     }
+    assert!(
+        start.elapsed() < LIMIT + Duration::from_secs(6),
+        "{:?}",
+        start.elapsed()
+    );
+    dribble.join().expect("cut, too");
     ping(&mut tunnel.visit()).expect("after");
 }
 

@@ -508,3 +508,121 @@ fn our_client_to_stunnel() {
     }
     client.expect_ends();
 }
+
+/// openssl goes on with the session of before, in both versions, and is still known by its certificate.
+#[test]
+fn s_client_resumes_at_our_server() {
+    let echo = Service::echo();
+    let server = OurServer::start(echo.port());
+    for row in Row::all() {
+        let session = server.dir.join(&format!("{row}.session"));
+        let speak = |option: &str| {
+            let mut command = Command::new(tool("openssl", "openssl"));
+            command
+                .args(["s_client", "-nocommands", tls_flag(row)])
+                .args(["-connect", &format!("127.0.0.1:{}", server.port(row))])
+                .args(["-CAfile", &server.file(row, "ca.crt")])
+                .arg(option)
+                .arg(&session);
+            if row.mutual {
+                command.args(["-cert", &server.file(row, "client.crt")]);
+                command.args(["-key", &server.file(row, "client.key")]);
+            }
+            let mut client = Piped::start(&mut command);
+            let mut stdin = client.take_stdin();
+            stdin.write_all(b"here I am").expect("write");
+            let mut said = Vec::new();
+            while !said.ends_with(b"here I am") {
+                let mut byte = [0];
+                client.read_exact(&mut byte).expect("the echo");
+                said.push(byte[0]);
+            }
+            drop(stdin);
+            said.extend(read_end(&mut client).0);
+            String::from_utf8_lossy(&said).into_owned()
+        };
+        let first = speak("-sess_out");
+        let version = format!("New, TLSv{}", row.version);
+        assert!(first.contains(&version), "{row}: {first}");
+        for _ in 0..2 {
+            let again = speak("-sess_in");
+            let version = format!("Reused, TLSv{}", row.version);
+            assert!(again.contains(&version), "{row}: {again}");
+            // Nobody may speak before the server has answered: that could be said again by anybody who heard it.
+            assert!(!again.contains("Max Early Data: 1"), "{row}: {again}");
+        }
+    }
+    server.expect_ends(3);
+}
+
+/// Our client goes on with the session of before, in both versions, and never runs out of tickets.
+#[test]
+fn our_client_resumes_at_s_server() {
+    let peers = ports();
+    let client = OurClient::start(certificates(), &peers);
+    let dir = client.dir.path();
+    for (row, port) in peers {
+        let mut command = Command::new(tool("openssl", "openssl"));
+        command
+            // A page about the connection for whoever asks.
+            .args(["s_server", "-www", tls_flag(row), "-num_tickets", "1"])
+            .args(["-accept", &format!("127.0.0.1:{port}")])
+            .args(["-cert", &row.file(dir, "server.crt")])
+            .args(["-key", &row.file(dir, "server.key")]);
+        if row.mutual {
+            command.args(["-CAfile", &row.file(dir, "ca.crt")]);
+            command.args(["-Verify", "1", "-verify_return_error"]);
+        }
+        let _far = Program::start("s_server", &mut command);
+        wait_for_listener(port);
+        for wanted in ["New, TLSv", "Reused, TLSv", "Reused, TLSv"] {
+            let mut stream = connect((Ipv4Addr::LOCALHOST, client.port(row)));
+            stream.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("ask");
+            let (page, end) = read_end(&mut stream);
+            let page = String::from_utf8_lossy(&page).into_owned();
+            assert_eq!(end, End::Clean, "{row}: {page}");
+            let wanted = format!("{wanted}{}", row.version);
+            assert!(page.contains(&wanted), "{row}: no {wanted} in {page}");
+        }
+    }
+}
+
+/// What a scanner sees: two versions of TLS, and the ciphers that are still good in each.
+#[test]
+fn sslscan_finds_no_weakness() {
+    let server = OurServer::start(free_port());
+    for row in Row::all()
+        .into_iter()
+        .filter(|row| !row.mutual && row.version == "1.2")
+    {
+        // Its look at key exchange groups waits for seconds.
+        let output = ok(Command::new(tool("sslscan", "sslscan"))
+            .args(["--no-colour", "--no-groups"])
+            .arg(format!("127.0.0.1:{}", server.port(row))));
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        for (version, wanted) in [
+            ("SSLv2", "disabled"),
+            ("SSLv3", "disabled"),
+            ("TLSv1.0", "disabled"),
+            ("TLSv1.1", "disabled"),
+            ("TLSv1.2", "enabled"),
+            ("TLSv1.3", "enabled"),
+            ("TLSv1.2 not vulnerable", "to heartbleed"),
+            ("Session renegotiation", "not supported"),
+        ] {
+            let is_said = said
+                .lines()
+                .any(|line| line.starts_with(version) && line.ends_with(wanted));
+            assert!(is_said, "{row}: {version} {wanted}: {said}");
+        }
+        let ciphers: Vec<&str> = (said.lines())
+            .filter(|line| line.starts_with("Accepted") || line.starts_with("Preferred"))
+            .collect();
+        assert_eq!(ciphers.len(), 6, "{row}: {said}");
+        for cipher in ciphers {
+            let has_forward_secrecy = cipher.contains(" ECDHE-") || cipher.contains(" TLS_");
+            let is_sealed = cipher.contains("GCM") || cipher.contains("CHACHA20");
+            assert!(has_forward_secrecy && is_sealed, "{row}: {cipher}");
+        }
+    }
+}

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rcgen::ExtendedKeyUsagePurpose;
@@ -14,6 +15,7 @@ use rig::{
 };
 use serde_json::{Value, json};
 
+const MIB: u64 = 1024 * 1024;
 const DAY: i64 = 24 * 60 * 60;
 const BOTH: &[&str] = &["-tls1_2", "-tls1_3"];
 const OLD: &[&str] = &["-tls1_2"];
@@ -225,7 +227,7 @@ const WRONG_SERVERS: &[WrongServer] = &[
         shows: "server",
         arguments: MUTUAL,
         ours: as_it_is,
-        log: "wants a certificate and was shown none",
+        log: "wants a certificate and was shown none*client_cert and client_key",
     },
     WrongServer {
         name: "client-of-other-ca",
@@ -276,18 +278,7 @@ fn our_client_says_what_is_wrong_with_a_server() {
             .args(arguments);
         servers.push(Program::start("s_server", &mut command));
         wait_for_listener(port);
-        let mut forward = json!({
-            "name": name,
-            "local_listener": { "port": 0 },
-            "remote_server": {
-                "host": "127.0.0.1",
-                "port": port,
-                "server_ca_cert": "ca.crt",
-                "server_hostname": "tunnel.example",
-            },
-            "preconnected": 0,
-            "timeouts": { "retry_within": 600 },
-        });
+        let mut forward = to_server(&name, port);
         ours(&mut forward);
         forwards.push(forward);
     };
@@ -308,10 +299,7 @@ fn our_client_says_what_is_wrong_with_a_server() {
 
     for (name, row) in rows {
         let start = Instant::now();
-        let mut stream = connect((Ipv4Addr::LOCALHOST, port_of(&client, &name)));
-        // It may be gone by now.
-        let _ = stream.write_all(b"ping\n");
-        assert_eq!(read_end(&mut stream), (vec![], End::Reset), "{name}");
+        speak_and_be_cut(port_of(&client, &name), &name);
         // Waiting would not mend it: the application is told at once.
         assert!(start.elapsed() < Duration::from_secs(10), "{name}");
         let line = client
@@ -333,6 +321,37 @@ fn our_client_says_what_is_wrong_with_a_server() {
         PATIENCE,
     );
     answers("good");
+}
+
+/// A forward of our client to the good server behind this port, or to one that should be it.
+fn to_server(name: &str, port: u16) -> Value {
+    json!({
+        "name": name,
+        "local_listener": { "port": 0 },
+        "remote_server": {
+            "host": "127.0.0.1",
+            "port": port,
+            "server_ca_cert": "ca.crt",
+            "server_hostname": "tunnel.example",
+        },
+        "preconnected": 0,
+        "timeouts": { "retry_within": 600 },
+    })
+}
+
+/// An application that has much to say and says it at once: it is cut, and takes that for no end.
+fn speak_and_be_cut(port: u16, name: &str) {
+    let mut stream = connect((Ipv4Addr::LOCALHOST, port));
+    let mut out = stream.try_clone().expect("clone");
+    let sender = thread::spawn(move || send(&mut out, 1, MIB));
+    let (got, end) = read_end(&mut stream);
+    // The system tells of a reset once: whoever asks first.
+    let sent = sender.join().expect("no panic");
+    let is_cut = end == End::Reset || sent.is_err();
+    assert!(
+        got.is_empty() && is_cut,
+        "{name}: {got:?}, {end:?}, {sent:?}"
+    );
 }
 
 /// A client that is wrong, as our server meets it.
@@ -431,7 +450,7 @@ const WRONG_CLIENTS: &[WrongClient] = &[
         arguments: &["-cipher", "DEFAULT:@SECLEVEL=0"],
         ours: as_it_is,
         log: "the client speaks no version of TLS that min_version allows here; bring it up to date",
-        told: "alert protocol version",
+        told: "alert handshake failure",
     },
     WrongClient {
         name: "too-old",
@@ -475,6 +494,7 @@ fn our_server(
     dir: &TempDir,
     target: u16,
     rows: impl IntoIterator<Item = (String, fn(&mut Value))>,
+    also: impl Fn(&mut Value),
 ) -> Program {
     let forwards: Vec<_> = rows
         .into_iter()
@@ -490,6 +510,7 @@ fn our_server(
                 },
             });
             change(&mut forward);
+            also(&mut forward);
             forward
         })
         .collect();
@@ -510,7 +531,7 @@ fn our_server_says_what_is_wrong_with_a_client() {
         .collect();
     let forwards = rows.iter().map(|(name, _, row)| (name.clone(), row.ours));
     let forwards = forwards.chain([("good".to_owned(), as_it_is as fn(&mut Value))]);
-    let server = our_server(&dir, echo.port(), forwards);
+    let server = our_server(&dir, echo.port(), forwards, |_| {});
     let s_client = |forward: &str, shows: Option<&str>, arguments: &[&str]| {
         let mut command = openssl();
         command
@@ -563,4 +584,106 @@ fn our_server_says_what_is_wrong_with_a_client() {
         client.read_exact(&mut back).expect("served");
         assert_eq!(&back, b"ping");
     }
+}
+
+/// Who refuses is ours as well: both logs say why, and the target hears of nobody.
+#[test]
+fn our_server_refuses_our_client_and_both_say_why() {
+    /// Name, certificate, who is allowed, the server's log, the client's log.
+    type Row = (
+        &'static str,
+        Option<&'static str>,
+        &'static str,
+        &'static str,
+        &'static str,
+    );
+    const ROWS: &[Row] = &[
+        (
+            "none",
+            None,
+            "",
+            "the client shows no certificate",
+            "the server wants a certificate and was shown none: configure client_cert and client_key",
+        ),
+        (
+            "other-ca",
+            Some("client-other"),
+            "",
+            "from none of the CAs in client_ca_cert",
+            "the server does not know the CA that signed our certificate (client_cert)",
+        ),
+        (
+            "ended",
+            Some("client-ended"),
+            "",
+            "the certificate of the client ended on 20",
+            "the server says that our certificate (client_cert) has ended",
+        ),
+        (
+            "purpose",
+            Some("client-server"),
+            "",
+            "the certificate of the client is for another purpose",
+            "our certificate (client_cert) is for another purpose",
+        ),
+        (
+            "not-allowed",
+            Some("client"),
+            "desktop",
+            "none of that is in allowed_client_cns (desktop)",
+            "the server refuses our certificate (client_cert): its name is probably not in allowed_client_cns there",
+        ),
+    ];
+    let dir = TempDir::new();
+    certificates(dir.path());
+    let echo = Service::echo();
+    let rows = ROWS
+        .iter()
+        .map(|row| (row.0.to_owned(), as_it_is as fn(&mut Value)));
+    let server = our_server(
+        &dir,
+        echo.port(),
+        rows.chain([("good".into(), as_it_is as _)]),
+        |forward| {
+            let row = ROWS.iter().find(|row| forward["name"] == row.0);
+            if let Some(row) = row.filter(|row| !row.2.is_empty()) {
+                forward["tls"]["allowed_client_cns"] = json!([row.2]);
+            }
+        },
+    );
+    let mut forwards = Vec::new();
+    // With nothing ready the connection that is refused is an application's; with something ready it is nobody's.
+    for ready in [0, 2] {
+        for row in ROWS {
+            let mut forward = to_server(&format!("{}-{ready}", row.0), port_of(&server, row.0));
+            forward["preconnected"] = ready.into();
+            if let Some(name) = row.1 {
+                shows(&mut forward, name);
+            }
+            forwards.push(forward);
+        }
+    }
+    let mut good = to_server("good", port_of(&server, "good"));
+    shows(&mut good, "client");
+    forwards.push(good);
+    let client = start_forwards("client", &dir, &json!({ "forwards": forwards }));
+    for row in ROWS {
+        for ready in [0, 2] {
+            let name = format!("{}-{ready}", row.0);
+            let error = format!(" ERROR *forward {name}: 127.0.0.1:*{}", row.4);
+            if ready > 0 {
+                client.log.wait(&error, PATIENCE);
+            }
+            speak_and_be_cut(port_of(&client, &name), &name);
+            client.log.wait(&error, PATIENCE);
+        }
+        let warning = format!(
+            " WARN *forward {}: connection from 127.0.0.1:*{}",
+            row.0, row.3
+        );
+        server.log.wait(&warning, PATIENCE);
+    }
+    let mut stream = connect((Ipv4Addr::LOCALHOST, port_of(&client, "good")));
+    stream.write_all(b"ping").expect("write");
+    stream.read_exact(&mut [0; 4]).expect("served");
 }

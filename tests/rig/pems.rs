@@ -89,7 +89,7 @@ pub fn lasting(params: &mut CertificateParams, from: i64, until: i64) {
         .expect("after 1970")
         .as_secs();
     let at = |offset| {
-        rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now.strict_add_signed(offset))
+        rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now.saturating_add_signed(offset))
     };
     params.not_before = at(from);
     params.not_after = at(until);

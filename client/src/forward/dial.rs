@@ -38,6 +38,8 @@ pub(super) struct Server {
     pub(super) tls: Current<ClientTls>,
     /// Its pairs' owner in the pool.
     pub(super) owner: u64,
+    /// Its addresses, for log lines.
+    servers: String,
     addresses: Mutex<Addresses<Arc<Address>>>,
 }
 
@@ -73,6 +75,7 @@ impl Server {
             metrics,
             tls,
             owner: hasher.finish(),
+            servers: in_words(&forward.servers),
             addresses: Mutex::new(Addresses::new(addresses?)),
         })
     }
@@ -116,6 +119,14 @@ impl Server {
             what: tried.join("; "),
             lasts,
         })
+    }
+
+    /// The other end, for a log line. A connection that was cut has forgotten its address.
+    pub(super) fn peer_of(&self, established: &Established) -> String {
+        match established.socket().stream().peer_addr() {
+            Ok(address) => address.to_string(),
+            Err(_) => self.servers.clone(),
+        }
     }
 
     /// A local connection as a duplex, both ends of the pair with the bounds that are set.

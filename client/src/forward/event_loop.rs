@@ -21,6 +21,7 @@ use minitcptunnel_common::duplex;
 use minitcptunnel_common::evloop::{Deadlines, Inbox, Slots};
 use minitcptunnel_common::metrics::Refusal;
 use minitcptunnel_common::pool::{PoolError, Watch, idle_look};
+use minitcptunnel_common::relay::{Ended, Side, Why};
 use minitcptunnel_common::resources;
 use mio::{Events, Interest, Poll, Token};
 
@@ -43,6 +44,8 @@ const LOOK: Duration = Duration::from_secs(2);
 pub(super) enum Event {
     /// A dial for this listener has come to its end.
     Dialled(Token, Box<Result<Established, Failure>>),
+    /// The server has refused us when the connection was a pair already.
+    Refused(Token, String),
     /// Stop accepting and leave.
     Stop,
 }
@@ -140,6 +143,7 @@ impl EventLoop {
             while let Ok(event) = self.inbox.try_recv() {
                 match event {
                     Event::Dialled(token, result) => self.dialled(token, *result),
+                    Event::Refused(token, what) => self.refused(token, &what),
                     Event::Stop => self.stopping = true,
                 }
             }
@@ -267,7 +271,7 @@ impl EventLoop {
     }
 
     fn join(&mut self, token: Token, local: Local, established: Established) {
-        let now = self.now;
+        let (now, mailbox) = (self.now, self.mailbox.clone());
         let Some(listening) = self.listening(token) else {
             return;
         };
@@ -294,10 +298,15 @@ impl EventLoop {
             traffic: server.metrics.traffic.clone(),
         };
         let (name, metrics) = (server.name.clone(), server.metrics.clone());
-        let on_end = move |ended| {
+        let peer = server.peer_of(&established);
+        let on_end = move |ended: Ended| {
             drop(place);
             let active = metrics.traffic.snapshot().live;
             log::info!("connection ended forward={name} from={address} {ended} active={active}");
+            // With TLS 1.3 a client's handshake is done before the server has looked at its certificate.
+            if let Why::Failed(Side::Service, io::ErrorKind::PermissionDenied, what) = ended.why {
+                mailbox.send(Event::Refused(token, format!("{peer}: {what}")));
+            }
         };
         log::debug!("forward={} connection from {address}", server.name);
         let joined = server.pool.start(
@@ -359,25 +368,28 @@ impl EventLoop {
         };
         match result {
             Err(failure) => {
-                let waiting = listening.plan.waiting();
                 let pause = listening.plan.failed(now, random());
-                if let Some(pause) = pause {
-                    listening.say(
-                        Kind::Server,
-                        now,
-                        format_args!(
-                            "{}; next try in {:.1} s, connections that wait={waiting}",
-                            failure.what,
-                            pause.as_secs_f64()
-                        ),
-                    );
-                }
+                let mut outlook = String::new();
                 if failure.lasts {
                     // Waiting would not help: an application is better told at once.
-                    for local in listening.plan.give_up() {
+                    let given_up = listening.plan.give_up();
+                    outlook = format!(
+                        "; this does not pass by itself, connections closed={}",
+                        given_up.len()
+                    );
+                    for local in given_up {
                         listening.server.metrics.refusals.add(Refusal::Unreachable);
                         log::debug!("the connection from {} is closed", local.address);
                     }
+                }
+                if let Some(pause) = pause {
+                    if listening.plan.is_wanting() {
+                        let (pause, waiting) = (pause.as_secs_f64(), listening.plan.waiting());
+                        outlook +=
+                            &format!("; next try in {pause:.1} s, connections that wait={waiting}");
+                    }
+                    let what = failure.what;
+                    listening.say(Kind::Server, now, format_args!("{what}{outlook}"));
                 }
             }
             Ok(established) => {
@@ -399,6 +411,14 @@ impl EventLoop {
             }
         }
         self.go_on(token);
+    }
+
+    fn refused(&mut self, token: Token, what: &str) {
+        let now = self.now;
+        if let Some(listening) = self.listening(token) {
+            let outlook = "this does not pass by itself, connections closed=1";
+            listening.say(Kind::Server, now, format_args!("{what}; {outlook}"));
+        }
     }
 
     fn connected(&mut self, token: Token, ready: Ready) {
@@ -430,15 +450,17 @@ impl EventLoop {
         let Some(listening) = self.listening(listener) else {
             return;
         };
+        let server = listening.server.clone();
         let Some(ready) = listening.plan.ready(number) else {
             return;
         };
         if let Err(e) = ready.established.look() {
-            let failure = in_words_of(&e);
+            let (failure, peer) = (in_words_of(&e), server.peer_of(&ready.established));
             if failure.lasts {
                 let now = self.now;
                 if let Some(listening) = self.listening(listener) {
-                    listening.say(Kind::Server, now, format_args!("{}", failure.what));
+                    let what = failure.what;
+                    listening.say(Kind::Server, now, format_args!("{peer}: {what}"));
                 }
             }
             self.lose(listener, number);

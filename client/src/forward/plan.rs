@@ -74,6 +74,11 @@ impl<L, R> Plan<L, R> {
         self.waiting.len()
     }
 
+    /// Whether there is somebody, or something, to dial for.
+    pub(super) fn is_wanting(&self) -> bool {
+        self.wanted(true) > self.dialling
+    }
+
     /// A local connection.
     pub(super) fn came(&mut self, local: L, now: Instant) -> Next<L, R> {
         // The newest: the others may be about to be closed for their silence.

@@ -25,6 +25,7 @@ mod source;
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 use rustls::AlertDescription;
 
@@ -86,7 +87,7 @@ pub fn refuses_certificate(alert: AlertDescription) -> bool {
 /// What both halves use.
 struct Shared {
     session: Mutex<Session>,
-    /// Told when the source has sent what TLS itself had to say.
+    /// Told when the source has sent what TLS itself had to say, and when it has failed.
     sent: Condvar,
     _memory: Grant,
 }
@@ -115,6 +116,35 @@ impl Shared {
         drop(session);
         self.sent.notify_all();
         result.map(drop)
+    }
+}
+
+/// Safety: how long a sink that was cut waits for the source to find out why.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+impl Shared {
+    /// What the sink has failed with, or better: why. A server that refuses a client closes behind its alert, and a
+    /// write may meet that before the source has read the alert, which is there all the same. `WouldBlock`: to find
+    /// out takes a thread that may wait.
+    fn why_cut(&self, e: io::Error, wait: Wait) -> io::Error {
+        use io::ErrorKind as K;
+        if !matches!(e.kind(), K::BrokenPipe | K::ConnectionReset) {
+            return e;
+        }
+        let Ok(session) = self.session.lock() else {
+            return broken();
+        };
+        if !session.is_client() || session.heard {
+            return e;
+        }
+        if wait == Wait::Never && session.last_word.is_none() {
+            return K::WouldBlock.into();
+        }
+        let unheard = |session: &mut Session| session.last_word.is_none();
+        match self.sent.wait_timeout_while(session, LAST_WORD, unheard) {
+            Ok((session, _)) => session.last_word.as_ref().map_or(e, Failure::error),
+            Err(_) => broken(),
+        }
     }
 }
 

@@ -174,7 +174,9 @@ fn incompatible(why: &PeerIncompatible, side: Side) -> String {
         | P::ServerTlsVersionIsDisabledByOurConfig
         | P::SupportedVersionsExtensionRequired
         | P::Tls12NotOffered
-        | P::Tls12NotOfferedOrEnabled => format!(
+        | P::Tls12NotOfferedOrEnabled
+        // Only TLS 1.1 and what is older have hellos without it; rustls looks at that before the version.
+        | P::SignatureAlgorithmsExtensionRequired => format!(
             "{peer} speaks no version of TLS that min_version allows here; bring it up to date, or set tls.min_version \
              to \"1.2\" on this side if it is \"1.3\""
         ),
@@ -238,9 +240,19 @@ fn alert_from_peer(alert: AlertDescription, side: Side) -> Problem {
             "{peer} speaks none of our versions of TLS: bring the older end up to date, or set tls.min_version to \
              \"1.2\" on the end that has \"1.3\""
         ),
-        A::HandshakeFailure => format!(
-            "{peer} found no cipher in common, or wants a certificate and was shown none; its log says more"
-        ),
+        A::HandshakeFailure => match side {
+            Side::Client => format!(
+                "{peer} found no cipher in common, or wants a certificate and was shown none; its log says more. Allow \
+                 it ECDHE with AES-GCM or ChaCha20-Poly1305, or configure client_cert and client_key here"
+            ),
+            Side::Server => format!("{peer} found no cipher in common; its log says more"),
+        },
+        A::CloseNotify | A::UserCanceled => {
+            return Problem {
+                text: format!("{peer} left in the middle of the TLS handshake"),
+                lasts: false,
+            };
+        }
         other => {
             return Problem {
                 text: format!(

@@ -167,6 +167,11 @@ impl Reloadable for ServerTls {
         // Tickets alone: what the client keeps costs the server nothing.
         config.ticketer = ticketer().map_err(LoadError::Tls)?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
+        // A handshake uses up one at most and is given one, so a client that has resumed once never runs out. More
+        // would be bytes and work behind every handshake, for clients that dial in bursts and once.
+        config.send_tls13_tickets = 1;
+        // Whoever has seen early data can send it again, and what is behind us could take that for new.
+        config.max_early_data_size = 0;
         Ok(Self {
             config: Arc::new(config),
             warnings,

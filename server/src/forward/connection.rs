@@ -129,9 +129,10 @@ impl Pending {
             // A flight of ours fits into an empty socket: whoever does not take that takes nothing.
             Ok(Progress::WantWrite) => self.fail(Kind::Left, "it does not read what it asked for"),
             Err(e) => {
-                let kind = match e {
-                    HandshakeError::Cut => Kind::Left,
-                    _ => Kind::Handshake,
+                let kind = if e.is_departure() {
+                    Kind::Left
+                } else {
+                    Kind::Handshake
                 };
                 let what = in_words(&e);
                 self.fail(kind, what);

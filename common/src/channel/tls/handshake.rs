@@ -65,6 +65,12 @@ impl HandshakeError {
         matches!(self, Self::Refused(alert) if refuses_certificate(*alert))
     }
 
+    /// Whether the peer has just left, with or without a word.
+    pub fn is_departure(&self) -> bool {
+        use AlertDescription::{CloseNotify, UserCanceled};
+        matches!(self, Self::Cut | Self::Refused(CloseNotify | UserCanceled))
+    }
+
     /// The error of TLS itself, if it is one, for [`explain`](crate::pki::explain).
     pub fn tls_error(&self) -> Option<Error> {
         match self {

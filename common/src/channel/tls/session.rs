@@ -5,7 +5,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncryptError, UnbufferedStatus};
 use rustls::{CommonState, Error};
 
-use super::lengthen;
+use super::{Failure, lengthen};
 
 /// Type, version and length in front of every record, in bytes.
 pub(super) const HEADER: usize = 5;
@@ -37,7 +37,7 @@ pub(super) fn next_record(pending: &[u8]) -> Option<usize> {
 }
 
 /// Room that so much plaintext takes when it is sealed.
-pub(super) fn sealed_len(plain: usize) -> usize {
+pub(super) const fn sealed_len(plain: usize) -> usize {
     plain + (plain / (16 * 1024) + 1) * OVERHEAD
 }
 
@@ -58,6 +58,10 @@ pub(super) struct Session {
     pub(super) sending: bool,
     /// The peer has sent its close_notify.
     pub(super) closed: bool,
+    /// The peer has sent plaintext.
+    pub(super) heard: bool,
+    /// Why the source has failed.
+    pub(super) last_word: Option<Failure>,
     /// Something was wrong; rustls is not to be asked again.
     failed: Option<Error>,
 }
@@ -80,6 +84,8 @@ impl Session {
             queue: Vec::new(),
             sending: false,
             closed: false,
+            heard: false,
+            last_word: None,
             failed: None,
         }
     }

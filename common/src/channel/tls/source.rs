@@ -10,6 +10,7 @@ use super::{Failure, Shared, lengthen, refuses_certificate};
 use crate::budget::{self, Grant, Want};
 use crate::channel::ledger::Ledger;
 use crate::duplex::{Socket, Source, Wait};
+use crate::pki::{self, Side};
 
 /// Performance: the receive buffers of a source, in bytes; a read that fills one earns the next. The last takes four
 /// full records.
@@ -131,6 +132,7 @@ impl TlsSource {
                 _ => break opened,
             }
         };
+        session.heard |= !self.plain.is_empty();
         let (closed, held) = (session.closed, session.held());
         let (has_word, is_client) = (!session.queue.is_empty(), session.is_client());
         let version = session.state().protocol_version();
@@ -229,6 +231,10 @@ impl TlsSource {
 
     fn fail(&mut self, failure: Failure) -> io::Error {
         let e = failure.error();
+        if let Ok(mut session) = self.shared.lock() {
+            session.last_word = Some(failure.clone());
+        }
+        self.shared.sent.notify_all();
         self.failed = Some(failure);
         e
     }
@@ -240,7 +246,7 @@ fn failure(e: &Error, may_be_refused: bool) -> Failure {
         // With TLS 1.3 the client's handshake is done before the server has looked at its certificate.
         Error::AlertReceived(alert) if may_be_refused && refuses_certificate(*alert) => (
             io::ErrorKind::PermissionDenied,
-            format!("the peer refuses our certificate: TLS alert {alert:?}"),
+            pki::explain(e, Side::Client).text,
         ),
         Error::AlertReceived(alert) => (
             io::ErrorKind::InvalidData,

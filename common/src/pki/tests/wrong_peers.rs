@@ -418,6 +418,7 @@ fn nothing_beyond_plain_tls_is_offered() {
     // Early data can be sent again by anybody who saw it.
     assert!(!client.config.enable_early_data);
     assert_eq!(server.config.max_early_data_size, 0);
+    assert_eq!(server.config.send_tls13_tickets, 1);
     assert!(client.config.enable_sni);
     assert!(server.config.ticketer.enabled());
 }
