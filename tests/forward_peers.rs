@@ -587,6 +587,23 @@ fn our_client_resumes_at_s_server() {
     }
 }
 
+/// Nobody else's program, but everybody's certificates: the documents' own, to the letter, at both ends of ours.
+#[test]
+fn the_recipe_of_the_documents_serves_both_programs() {
+    let far = Far::start();
+    let server = OurServer::start(far.service.port());
+    let rows = || Row::all().into_iter().filter(|row| row.version == "1.3");
+    let peers: Vec<_> = rows().map(|row| (row, server.port(row))).collect();
+    // The folder of the server's certificates holds the client's as well.
+    let (dir, server) = (server.dir, server.program);
+    let client = OurClient::start(dir, &peers);
+    for (n, row) in rows().enumerate() {
+        near_by_tcp(client.port(row), row);
+        far.expect_good(n + 1, row);
+    }
+    assert_eq!(server.log.count(0, "failed by="), 0);
+}
+
 /// What a scanner sees: two versions of TLS, and the ciphers that are still good in each.
 #[test]
 fn sslscan_finds_no_weakness() {

@@ -176,9 +176,28 @@ pub(super) fn in_words_of(e: &HandshakeError) -> Failure {
             }
         }
         None => Failure {
-            what: e.to_string(),
+            what: passing(e),
             lasts: false,
         },
+    }
+}
+
+/// What may be otherwise at the next try.
+fn passing(e: &HandshakeError) -> String {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    let perhaps =
+        "it is going away or has no room, or remote_server names a port that is no tunnel server's";
+    match e {
+        HandshakeError::Cut => {
+            format!("the server cut the connection during the TLS handshake: {perhaps}")
+        }
+        HandshakeError::Io(e) if matches!(e.kind(), BrokenPipe | ConnectionReset) => {
+            format!("the server cut the connection during the TLS handshake: {perhaps}")
+        }
+        HandshakeError::TimedOut => {
+            format!("no complete TLS handshake in time (timeouts.handshake): {perhaps}")
+        }
+        other => other.to_string(),
     }
 }
 
