@@ -291,7 +291,7 @@ fn our_client_says_what_is_wrong_with_a_server() {
         }
     }
     add("good".into(), "server", MUTUAL, |forward| {
-        shows(forward, "client")
+        shows(forward, "client");
     });
     add("cn-only".into(), "server-cn", &[], as_it_is);
     let config = json!({ "forwards": forwards });
