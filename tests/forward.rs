@@ -169,6 +169,49 @@ fn a_fallback_serves_while_the_first_is_silent() {
     ping(&mut connect((Ipv4Addr::LOCALHOST, local))).expect("by the fallback, at the first try");
 }
 
+/// Reverse tunnel and forwards in the same two programs.
+#[test]
+fn both_jobs_run_in_one_process() {
+    let echo = Service::echo();
+    let mut world = ForwardWorld::to(echo.port());
+    let public = free_port();
+    for (key, value) in [
+        ("server_host", serde_json::json!("127.0.0.1")),
+        ("server_port", free_port().into()),
+        (
+            "tunnels",
+            serde_json::json!([{
+                "id": "echo", "remote_port": public, "local_host": "127.0.0.1", "local_port": echo.port(), "auto_start": true
+            }]),
+        ),
+    ] {
+        world.client[key] = value;
+    }
+    let file = world.dir.join("keys.json");
+    fs::write(&file, world.client.to_string()).expect("write");
+    let mut keygen = std::process::Command::new(rig::binary("minitcptunnel-client"));
+    let made = Program::run(keygen.arg("keygen").arg("--config").arg(&file), PATIENCE);
+    let key = made.out.trim().rsplit(' ').next().expect("a key");
+    fs::write(world.dir.join("allowed_clients.txt"), key).expect("write");
+    let with_key = fs::read_to_string(&file).expect("read");
+    world.client = serde_json::from_str(&with_key).expect("JSON");
+    world.server["port"] = world.client["server_port"].clone();
+    world.server["bind"] = "127.0.0.1".into();
+    let (server, port) = world.start_server();
+    let pin = server.log.wait("Pin in client config", PATIENCE);
+    world.client["server_pub_key"] = pin.rsplit(' ').next().into();
+    let (client, local) = world.start_client(port);
+    client.log.wait("echo* is open", PATIENCE);
+    for port in [local, public] {
+        ping(&mut connect((Ipv4Addr::LOCALHOST, port))).expect("both");
+    }
+    for mut program in [client, server] {
+        program.signal("TERM");
+        assert_eq!(program.wait_exit(PATIENCE).code(), Some(0));
+        program.log.wait("Forwards stopped", PATIENCE);
+    }
+}
+
 #[test]
 fn a_check_looks_at_the_certificates() {
     let mut world = ForwardWorld::to(1).client("remote_server.port", 1);
