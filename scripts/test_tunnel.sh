@@ -6,6 +6,7 @@
 #   bash scripts/test_tunnel.sh --docker    with containers, or not at all
 #   bash scripts/test_tunnel.sh --local     the programs themselves, on free ports of 127.0.0.1
 #   bash scripts/test_tunnel.sh --keep      leave the containers and their volumes when done
+#   bash scripts/test_tunnel.sh --no-build  take the images that are there
 #   MTT_BIN_DIR=DIR bash scripts/test_tunnel.sh --local    with programs that are already built
 #
 # Containers that ran before go on running. Nothing else stays, and nothing is ended that was not started here.
@@ -14,13 +15,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh
 . scripts/lib.sh
 
-how=auto keep=no
+how=auto keep=no build=--build
 while [ "$#" -gt 0 ]; do
     case "$1" in
         --docker) how=docker ;;
         --local) how=local ;;
         --keep) keep=yes ;;
-        -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        --no-build) build=--no-build ;;
+        -h | --help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) echo "unknown option '$1'; try --help" >&2; exit 2 ;;
     esac
     shift
@@ -49,9 +51,7 @@ find_compose() {
 docker_begin() {
     client_port=1080 server_port=8443
     ran_before=$("${compose[@]}" ps -q tunnel-client 2>/dev/null || true)
-    # MTT_COMPOSE_UP: say --no-build, for images that are there already.
-    # shellcheck disable=SC2086
-    "${compose[@]}" up ${MTT_COMPOSE_UP:---build} -d
+    "${compose[@]}" up "$build" -d
 }
 docker_run() { local service=$1; shift; "${compose[@]}" exec -T "tunnel-$service" "/usr/local/bin/minitcptunnel-$service" "$@"; }
 docker_check() { docker_run "$1" health --config "/app/$1_config.yaml"; }

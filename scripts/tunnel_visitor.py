@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The applications of scripts/test_tunnel.sh, at both outer ends of the tunnel.
 
-    tunnel_visitor.py echo                       an echo service on a free port of 127.0.0.1; prints "echo PORT"
+    tunnel_visitor.py echo [HOST PORT]           an echo service, on a free port of 127.0.0.1 if not told; prints "echo PORT"
     tunnel_visitor.py ports N                    N ports that are free now
     tunnel_visitor.py message PORT               a line there and back
     tunnel_visitor.py bulk PORT MIB              random bytes both ways at once, compared by SHA-256
@@ -14,6 +14,7 @@ The client's port is on 127.0.0.1, as is the server's for the stranger. Whatever
 
 import hashlib
 import os
+import signal
 import socket
 import socketserver
 import ssl
@@ -30,14 +31,17 @@ class Echo(socketserver.BaseRequestHandler):
 
 
 class EchoServer(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
     daemon_threads = True
 
     def handle_error(self, request, client_address):
         pass  # The tunnel was cut: that is part of the test.
 
 
-def echo():
-    with EchoServer(("127.0.0.1", 0), Echo) as server:
+def echo(host="127.0.0.1", port=0):
+    # The first process of a container is not ended by a signal that it does not handle.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with EchoServer((host, int(port)), Echo) as server:
         print(f"echo {server.server_address[1]}", flush=True)
         server.serve_forever()
 

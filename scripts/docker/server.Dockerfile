@@ -2,8 +2,8 @@
 #
 #   docker build -f scripts/docker/server.Dockerfile -t minitcptunnel-server .
 #
-# BuildKit is needed (docker 23 or newer, buildah, podman): for the cache, and for the list of ignored files beside this
-# file. The configuration is /app/server_config.yaml; what it names without a leading / is under /app.
+# BuildKit is needed (docker 23 or newer): for the cache, and for the list of ignored files beside this file, which podman
+# and buildah are told with --ignorefile. The configuration is /app/server_config.yaml; what it names without a leading / is under /app.
 
 ARG RUST_VERSION=1.95
 
@@ -34,7 +34,7 @@ USER 65532:65532
 WORKDIR /app
 EXPOSE 8443
 # Ends nothing and changes nothing: it asks for the beginning of a TLS handshake. Without a shell it must be a program.
-HEALTHCHECK --interval=30s --timeout=10s --start-period=10s --retries=3 \
+HEALTHCHECK --interval=10s --timeout=10s --start-period=10s --retries=3 \
     CMD ["/usr/local/bin/minitcptunnel-server", "health", "--config", "/app/server_config.yaml"]
 ENTRYPOINT ["/usr/local/bin/minitcptunnel-server"]
 CMD ["--config", "/app/server_config.yaml"]

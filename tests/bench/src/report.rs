@@ -66,6 +66,7 @@ pub(crate) fn print(results: &Results, options: &Options) {
         results.load_before,
         results.load_after
     );
+    println!("{}", system());
     println!("Medians over the rounds, ± half the distance between the least and the largest.");
     for row in results.rows.iter().filter(|row| !row.version.is_empty()) {
         println!("{}: {}", row.name, row.version);
@@ -248,7 +249,7 @@ fn string(text: &str) -> String {
     out
 }
 
-/// Processor and kernel.
+/// Processor, kernel and what decides how fast TCP sends.
 fn system() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let info = read("/proc/cpuinfo");
@@ -260,8 +261,9 @@ fn system() -> String {
         });
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     format!(
-        "{model}, {cores} cores, Linux {}",
-        read("/proc/sys/kernel/osrelease").trim()
+        "{model}, {cores} cores, Linux {}, TCP {}",
+        read("/proc/sys/kernel/osrelease").trim(),
+        read("/proc/sys/net/ipv4/tcp_congestion_control").trim()
     )
 }
 

@@ -37,7 +37,7 @@ pub(super) fn next_record(pending: &[u8]) -> Option<usize> {
 }
 
 /// Room that so much plaintext takes when it is sealed.
-pub(super) fn sealed_len(plain: usize) -> usize {
+pub(super) const fn sealed_len(plain: usize) -> usize {
     plain + (plain / (16 * 1024) + 1) * OVERHEAD
 }
 

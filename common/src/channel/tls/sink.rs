@@ -12,8 +12,13 @@ use crate::duplex::{Fault, Sink, Socket, Source, Wait};
 
 /// Performance: the plaintext rooms of a sink, in bytes; a read that fills one earns the next, so that
 /// a terminal session does not hold what a download needs. The first, sealed, fits with its plaintext into a pair's share.
-const ROOMS: [usize; 3] = [2 * 1024, 16 * 1024, 64 * 1024];
+/// The last, sealed, fits into the longest segment that systems make (64 KiB less headers): a few bytes more and each
+/// write would be two segments, which costs a third more CPU.
+const ROOMS: [usize; 3] = [2 * 1024, 16 * 1024, 64 * 1024 - 256];
 const _: () = assert!(2 * ROOMS[0] + 128 <= budget::SINK);
+const _: () = assert!(sealed_len(ROOMS[2]) <= SEGMENT);
+/// The most that one segment carries on a loopback of 64 KiB, in bytes.
+const SEGMENT: usize = 64 * 1024 - 53;
 
 fn damage(e: rustls::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, e)

@@ -58,6 +58,25 @@ fn the_example_means_what_it_says() {
     );
 }
 
+/// Whoever takes the comment signs away gets what the comments promise.
+#[test]
+fn the_example_s_comments_are_right_too() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/examples/forward")
+        .join(YAML);
+    let text = fs::read_to_string(path).unwrap();
+    let (head, list) = text.split_once("# forwards:").expect("the list");
+    let list = list.replace("\n#", "\n");
+    let head = head.replace("  # fallbacks:", "  fallbacks:");
+    let config = checked(&format!("{head}forwards:{list}")).config;
+    let [first, web] = &config.forwards[..] else {
+        panic!("two forwards: {:?}", config.forwards);
+    };
+    assert_eq!(first.targets[1].to_string(), "echo-2:8080");
+    assert_eq!((web.name.as_str(), web.listen.port()), ("web", 8444));
+    assert_eq!(web.tls, first.tls);
+}
+
 #[test]
 fn the_least_gets_the_defaults() {
     let Checked { config, warnings } = checked(LEAST);
