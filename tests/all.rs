@@ -8,6 +8,8 @@ mod forward;
 mod forward_cuts;
 /// The forward tunnel with other people's TLS at one end of it: who can stand where our programs stand.
 mod forward_peers;
+/// Connections that are kept ready for whoever may come.
+mod forward_ready;
 /// The forward tunnel with peers that break one rule each: what the log says, and what the application sees.
 mod forward_wrong_peers;
 /// The inputs that fuzzing starts from, without fuzzing.

@@ -255,6 +255,31 @@ fn s_client_to_our_server() {
     server.expect_ends(1);
 }
 
+/// When the service ends first, openssl sees an end of TLS, and not only one of TCP.
+#[test]
+fn s_client_sees_the_end_of_our_server() {
+    let far = Service::start(|mut stream| {
+        send(&mut stream, FROM_FAR, N)?;
+        stream.shutdown(Shutdown::Write)?;
+        stream.read_to_end(&mut Vec::new()).map(drop)
+    });
+    let server = OurServer::start(far.port());
+    for row in Row::all().into_iter().filter(|row| !row.mutual) {
+        let mut command = Command::new(tool("openssl", "openssl"));
+        command
+            .args(["s_client", "-quiet", tls_flag(row)])
+            .args(["-connect", &format!("127.0.0.1:{}", server.port(row))])
+            .args(["-CAfile", &server.file(row, "ca.crt")]);
+        let mut client = Piped::start(&mut command);
+        let got = Bytes::new(FROM_FAR).expect(&mut client, N);
+        got.unwrap_or_else(|e| panic!("{row}: {e}"));
+        assert_eq!(read_end(&mut client), (vec![], End::Clean), "{row}");
+        client.wait_exit(PATIENCE);
+        let errors = client.errors.to_end(PATIENCE).join("\n");
+        assert!(!errors.contains("error"), "{row}: {errors}");
+    }
+}
+
 #[test]
 fn socat_to_our_server() {
     let far = Far::start();
@@ -585,6 +610,23 @@ fn our_client_resumes_at_s_server() {
             assert!(page.contains(&wanted), "{row}: no {wanted} in {page}");
         }
     }
+}
+
+/// Nobody else's program, but everybody's certificates: the documents' own, to the letter, at both ends of ours.
+#[test]
+fn the_recipe_of_the_documents_serves_both_programs() {
+    let far = Far::start();
+    let server = OurServer::start(far.service.port());
+    let rows = || Row::all().into_iter().filter(|row| row.version == "1.3");
+    let peers: Vec<_> = rows().map(|row| (row, server.port(row))).collect();
+    // The folder of the server's certificates holds the client's as well.
+    let (dir, server) = (server.dir, server.program);
+    let client = OurClient::start(dir, &peers);
+    for (n, row) in rows().enumerate() {
+        near_by_tcp(client.port(row), row);
+        far.expect_good(n + 1, row);
+    }
+    assert_eq!(server.log.count(0, "failed by="), 0);
 }
 
 /// What a scanner sees: two versions of TLS, and the ciphers that are still good in each.

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use rcgen::ExtendedKeyUsagePurpose;
 use rig::{
-    Ca, End, PATIENCE, Pems, Piped, Program, Service, TempDir, connect, free_port, lasting,
-    port_of, read_end, send, start_forwards, tool, wait_for_listener,
+    Ca, End, PATIENCE, Pems, Piped, Program, Service, TempDir, connect, eventually, free_port,
+    lasting, port_of, read_end, send, start_forwards, tool, wait_for_listener,
 };
 use serde_json::{Value, json};
 
@@ -291,7 +291,7 @@ fn our_client_says_what_is_wrong_with_a_server() {
         }
     }
     add("good".into(), "server", MUTUAL, |forward| {
-        shows(forward, "client")
+        shows(forward, "client");
     });
     add("cn-only".into(), "server-cn", &[], as_it_is);
     let config = json!({ "forwards": forwards });
@@ -351,6 +351,55 @@ fn speak_and_be_cut(port: u16, name: &str) {
     assert!(
         got.is_empty() && is_cut,
         "{name}: {got:?}, {end:?}, {sent:?}"
+    );
+}
+
+/// What no file or setting of ours is to blame for passes by itself: the application waits. What is no TLS does not.
+#[test]
+fn our_client_knows_what_passes_by_itself() {
+    let dir = TempDir::new();
+    certificates(dir.path());
+    let silent = Service::start(|mut stream| stream.read_to_end(&mut Vec::new()).map(drop));
+    let cutting = Service::start(|_| Ok(()));
+    let ssh = Service::greeter(b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n");
+    let mut forwards = Vec::new();
+    for (name, service) in [("silent", &silent), ("cutting", &cutting), ("ssh", &ssh)] {
+        let mut forward = to_server(name, service.port());
+        forward["timeouts"] = json!({ "handshake": 0.2, "backoff_min": 0.1, "backoff_max": 0.2, "retry_within": 600 });
+        forwards.push(forward);
+    }
+    let client = start_forwards("client", &dir, &json!({ "forwards": forwards }));
+    for (name, service, log) in [
+        (
+            "silent",
+            &silent,
+            "no complete TLS handshake in time (timeouts.handshake): *remote_server",
+        ),
+        (
+            "cutting",
+            &cutting,
+            "the server cut the connection during the TLS handshake: *remote_server",
+        ),
+    ] {
+        let stream = connect((Ipv4Addr::LOCALHOST, port_of(&client, name)));
+        client.log.wait(
+            &format!(
+                " ERROR *forward {name}: 127.0.0.1:*{log}*; next try in *connections that wait=1"
+            ),
+            PATIENCE,
+        );
+        eventually(PATIENCE, "a third try", || {
+            (service.accepted() >= 3).then_some(())
+        });
+        stream.set_nonblocking(true).expect("nonblocking");
+        let e = (&stream).read(&mut [0]).expect_err("nothing has come");
+        assert_eq!(e.kind(), std::io::ErrorKind::WouldBlock, "{name}: it waits");
+    }
+    speak_and_be_cut(port_of(&client, "ssh"), "ssh");
+    client.log.wait(
+        " ERROR *forward ssh: *the server does not speak TLS; check that remote_server names the port of a tunnel \
+         server; this does not pass by itself, connections closed=1",
+        PATIENCE,
     );
 }
 

@@ -2,8 +2,8 @@
 #
 #   docker build -f scripts/docker/client.Dockerfile -t minitcptunnel-client .
 #
-# BuildKit is needed (docker 23 or newer, buildah, podman): for the cache, and for the list of ignored files beside this
-# file. The configuration is /app/client_config.yaml; what it names without a leading / is under /app.
+# BuildKit is needed (docker 23 or newer): for the cache, and for the list of ignored files beside this file, which podman
+# and buildah are told with --ignorefile. The configuration is /app/client_config.yaml; what it names without a leading / is under /app.
 
 ARG RUST_VERSION=1.95
 

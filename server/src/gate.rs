@@ -57,7 +57,7 @@ impl Bucket {
 pub(crate) struct Gate {
     max: usize,
     max_per_address: usize,
-    rate: f64,
+    rate: Option<f64>,
     count: u64,
     /// Who waits, oldest first.
     pending: BTreeMap<u64, (Token, IpAddr)>,
@@ -82,12 +82,12 @@ pub(crate) fn party(address: IpAddr) -> IpAddr {
 
 impl Gate {
     /// At most `max` strangers in all, `max_per_address` of one party, and `rate` attempts per second
-    /// of one party.
-    pub(crate) fn new(max: usize, max_per_address: usize, rate: usize) -> Self {
+    /// of one party, if that is bounded.
+    pub(crate) fn new(max: usize, max_per_address: usize, rate: Option<usize>) -> Self {
         Self {
             max,
             max_per_address,
-            rate: rate as f64,
+            rate: rate.map(|rate| rate as f64),
             count: 0,
             pending: BTreeMap::new(),
             strangers: BTreeSet::new(),
@@ -123,8 +123,11 @@ impl Gate {
     }
 
     fn may_try(&mut self, party: IpAddr, now: Instant) -> bool {
+        let Some(rate) = self.rate else {
+            return true;
+        };
         let full = || Bucket {
-            left: self.rate * BURST_SECONDS,
+            left: rate * BURST_SECONDS,
             at: now,
         };
         if self.rates.len() >= RATES_MAX && !self.rates.contains_key(&party) {
@@ -133,11 +136,11 @@ impl Gate {
             self.rates
                 .retain(|_, bucket| now.saturating_duration_since(bucket.at) < forget);
             if self.rates.len() >= RATES_MAX {
-                return self.shared.get_or_insert_with(full).take(self.rate, now);
+                return self.shared.get_or_insert_with(full).take(rate, now);
             }
         }
         let bucket = self.rates.entry(party).or_insert_with(full);
-        bucket.take(self.rate, now)
+        bucket.take(rate, now)
     }
 
     /// It waits now, under this token.
@@ -240,7 +243,7 @@ mod tests {
     #[test]
     fn the_oldest_of_an_address_and_then_of_all_makes_room() {
         let now = Instant::now();
-        let mut gate = Gate::new(4, 2, 1000);
+        let mut gate = Gate::new(4, 2, Some(1000));
         for (token, from) in [(1, 1), (2, 1), (3, 2)] {
             enter(&mut gate, token, address(from), now);
         }
@@ -266,7 +269,7 @@ mod tests {
     #[test]
     fn the_known_wait_in_peace_while_strangers_come_and_go() {
         let now = Instant::now();
-        let mut gate = Gate::new(3, 10, 100_000);
+        let mut gate = Gate::new(3, 10, Some(100_000));
         gate.enter(Token(1), address(1), true);
         for token in 2..1000 {
             enter(&mut gate, token, address(token as u8), now);
@@ -288,7 +291,7 @@ mod tests {
     #[test]
     fn attempts_per_second_are_bounded_and_come_back_with_time() {
         let start = Instant::now();
-        let mut gate = Gate::new(1000, 1000, 10);
+        let mut gate = Gate::new(1000, 1000, Some(10));
         let tries = |gate: &mut Gate, now, known| {
             (0..100)
                 .filter(|_| gate.knock(address(1), known, now) != Knock::Refuse)
@@ -307,7 +310,7 @@ mod tests {
     #[test]
     fn a_flood_from_everywhere_fills_no_memory() {
         let now = Instant::now();
-        let mut gate = Gate::new(100, 100, 10);
+        let mut gate = Gate::new(100, 100, Some(10));
         let mut refused = 0;
         for n in 0..100_000u32 {
             let from = IpAddr::from((0x0A00_0000 + n).to_be_bytes());

@@ -78,12 +78,13 @@ struct Forwards {
 pub fn start(mut config: Config) -> Result<Handle, StartError> {
     let forwards = std::mem::take(&mut config.forwards);
     let resources = |e| StartError::Forward(forward::StartError::Resources(e));
+    let within = Within::new(resources::raise_open_files(), &config);
+    let pending = within.pending;
     let (reverse, pool) = if config.reverse {
         let handle = reverse::start(config).map_err(StartError::Reverse)?;
         let pool = handle.pool().clone();
         (Some(handle), pool)
     } else {
-        let within = Within::new(resources::raise_open_files(), &config);
         log::info!("Carries up to {}", within.pairs);
         let budget = Budget::new(config.memory_budget);
         let pool = Pool::within(within.pairs.pairs, budget).map_err(resources)?;
@@ -92,7 +93,7 @@ pub fn start(mut config: Config) -> Result<Handle, StartError> {
     let mut forward = None;
     if !forwards.is_empty() {
         let metrics = Metrics::default();
-        match forward::start(forwards, &pool, &metrics) {
+        match forward::start(forwards, pending, &pool, &metrics) {
             Ok(handle) => {
                 forward = Some(Forwards {
                     handle,

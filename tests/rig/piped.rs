@@ -16,9 +16,17 @@ pub struct Piped {
 }
 
 impl Piped {
-    /// Starts `command`.
+    /// Starts `command`. It is ended after a minute, as a pipe has no deadline for whoever reads it.
     pub fn start(command: &mut Command) -> Self {
-        let mut child = command
+        let mut bounded = Command::new("timeout");
+        bounded
+            .arg("60")
+            .arg(command.get_program())
+            .args(command.get_args());
+        if let Some(folder) = command.get_current_dir() {
+            bounded.current_dir(folder);
+        }
+        let mut child = bounded
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -54,8 +62,11 @@ impl Read for Piped {
 
 impl Drop for Piped {
     fn drop(&mut self) {
-        // Fails only when it is dead already.
-        let _ = self.child.kill();
+        // `timeout` passes this on, which it could not do with a SIGKILL.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let pid = self.child.id().to_string();
+            let _ = Command::new("kill").args(["-TERM", &pid]).status();
+        }
         let _ = self.child.wait();
         #[allow(
             clippy::print_stderr,

@@ -148,8 +148,10 @@ impl Default for ForwardTimeouts {
     }
 }
 
-/// How many connections are kept ready, unless the file says.
-const PRECONNECTED: u16 = 2;
+/// How many connections are kept ready, unless the file says. None: the server reaches the target for each of them,
+/// and not every target bears connections that nobody uses (one that serves one at a time, one that counts those who
+/// never log in).
+const PRECONNECTED: u16 = 0;
 
 /// What the top of the file gives to all forwards.
 pub(super) struct Top<'a> {

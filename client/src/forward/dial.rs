@@ -87,10 +87,11 @@ impl Server {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Blocks, at most for `timeouts.connect` and, at each address that answers, `timeouts.handshake`.
+    /// Blocks, at most for `timeouts.connect`, shared by all addresses, and at each that answers for
+    /// `timeouts.handshake` besides.
     pub(super) fn dial(&self) -> Result<Established, Failure> {
         let order = self.addresses().in_order(Instant::now());
-        let deadline = Instant::now() + self.timeouts.connect;
+        let mut deadline = Instant::now() + self.timeouts.connect;
         let mut tried = Vec::new();
         let mut lasts = true;
         for (n, number) in order.iter().enumerate() {
@@ -99,13 +100,20 @@ impl Server {
             let part = left / u32::try_from(order.len() - n).unwrap_or(u32::MAX);
             let failure =
                 match dial::connect(address.server.host.as_str(), address.server.port, part) {
-                    Ok(stream) => match self.shake_hands(stream, &address.name) {
-                        Ok(established) => {
-                            self.addresses().worked(*number);
-                            return Ok(established);
+                    Ok(stream) => {
+                        let reached = Instant::now();
+                        match self.shake_hands(stream, &address.name) {
+                            Ok(established) => {
+                                self.addresses().worked(*number);
+                                return Ok(established);
+                            }
+                            Err(failure) => {
+                                // The others are not to pay for one that answers and then says nothing.
+                                deadline += reached.elapsed();
+                                failure
+                            }
                         }
-                        Err(failure) => failure,
-                    },
+                    }
                     Err(e) => Failure {
                         what: e.to_string(),
                         lasts: false,
@@ -131,6 +139,8 @@ impl Server {
 
     /// A local connection as a duplex, both ends of the pair with the bounds that are set.
     pub(super) fn set_up(&self, local: TcpStream, server: &Socket) -> io::Result<Duplex> {
+        // Where the system cannot be told, it notices later.
+        let _ = set_keepalive(&local);
         let local = Socket::new(local)?;
         if let Some(limit) = self.timeouts.write {
             local.limit_writes(limit)?;
@@ -166,9 +176,28 @@ pub(super) fn in_words_of(e: &HandshakeError) -> Failure {
             }
         }
         None => Failure {
-            what: e.to_string(),
+            what: passing(e),
             lasts: false,
         },
+    }
+}
+
+/// What may be otherwise at the next try.
+fn passing(e: &HandshakeError) -> String {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    let perhaps =
+        "it is going away or has no room, or remote_server names a port that is no tunnel server's";
+    match e {
+        HandshakeError::Cut => {
+            format!("the server cut the connection during the TLS handshake: {perhaps}")
+        }
+        HandshakeError::Io(e) if matches!(e.kind(), BrokenPipe | ConnectionReset) => {
+            format!("the server cut the connection during the TLS handshake: {perhaps}")
+        }
+        HandshakeError::TimedOut => {
+            format!("no complete TLS handshake in time (timeouts.handshake): {perhaps}")
+        }
+        other => other.to_string(),
     }
 }
 

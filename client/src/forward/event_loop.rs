@@ -74,6 +74,8 @@ pub(super) struct EventLoop {
     inbox: Receiver<Event>,
     mailbox: Inbox<Event>,
     slots: Slots<Entry>,
+    /// Those of the listeners.
+    listeners: Vec<Token>,
     deadlines: Deadlines<Timer>,
     /// Listeners that still had visitors when their share of a turn was used up.
     more: BTreeSet<Token>,
@@ -93,6 +95,7 @@ impl EventLoop {
             inbox,
             mailbox,
             slots: Slots::new(FIRST_FREE),
+            listeners: Vec::new(),
             deadlines: Deadlines::default(),
             more: BTreeSet::new(),
             now: Instant::now(),
@@ -107,6 +110,7 @@ impl EventLoop {
                     .add(this.now + idle_look(idle), Timer::Idle(token));
             }
             this.slots.insert(Entry::Listening(Box::new(one)));
+            this.listeners.push(token);
             this.files_due(token);
             this.go_on(token);
         }
@@ -135,7 +139,7 @@ impl EventLoop {
                     Some(Entry::Listening(_)) => self.accept(token),
                     Some(Entry::Ready(listener, number)) => {
                         let (listener, number) = (*listener, *number);
-                        self.look(token, listener, number);
+                        self.look(listener, number);
                     }
                     None => {}
                 }
@@ -153,8 +157,7 @@ impl EventLoop {
             self.say_what_was_kept();
         }
         // Whoever still waits is told by a reset that this was no end.
-        let tokens: Vec<_> = self.slots.iter().map(|(token, _)| token).collect();
-        for token in tokens {
+        for token in self.listeners.clone() {
             if let Some(listening) = self.listening(token) {
                 let (waiting, ready) = listening.plan.end();
                 waiting
@@ -173,10 +176,11 @@ impl EventLoop {
         }
     }
 
-    fn wait(&self) -> Option<Duration> {
-        let quiet = self.slots.iter().filter_map(|(_, entry)| match entry {
-            Entry::Listening(listening) => listening.quiet.deadline(),
-            Entry::Ready(..) => None,
+    fn wait(&mut self) -> Option<Duration> {
+        let slots = &mut self.slots;
+        let quiet = (self.listeners.iter()).filter_map(|token| match slots.entry(*token) {
+            Some(Entry::Listening(listening)) => listening.quiet.deadline(),
+            _ => None,
         });
         let quiet = quiet.min().map(|at| at.saturating_duration_since(self.now));
         match (self.deadlines.wait(self.now), quiet) {
@@ -258,8 +262,22 @@ impl EventLoop {
             permit,
             place,
         };
+        self.drop_what_is_gone(token);
+        let Some(listening) = self.listening(token) else {
+            return;
+        };
         if let Next::Serve(local, ready) = listening.plan.came(local, now) {
             self.serve(token, local, ready);
+        }
+    }
+
+    /// What would be taken next may have ended a moment ago, and its event be still to come.
+    fn drop_what_is_gone(&mut self, token: Token) {
+        while let Some(listening) = self.listening(token)
+            && let Some((number, ready)) = listening.plan.newest()
+            && ready.established.look().is_err()
+        {
+            self.lose(token, number);
         }
     }
 
@@ -351,11 +369,14 @@ impl EventLoop {
             // Dropped unrun where there is no thread: it says so itself.
             let _ = server.clone().pool.task(move || dial.run(&server));
         }
-        let due = listening.plan.due();
-        if due != listening.due {
-            listening.due = due;
-            if let Some(due) = due {
-                self.deadlines.add(due, Timer::Plan(token));
+        let (due, set) = (listening.plan.due(), listening.due);
+        if due != set.map(|(at, _)| at) {
+            if let Some((_, key)) = set {
+                self.deadlines.cancel(key);
+            }
+            let set = due.map(|at| (at, self.deadlines.add(at, Timer::Plan(token))));
+            if let Some(listening) = self.listening(token) {
+                listening.due = set;
             }
         }
     }
@@ -446,7 +467,7 @@ impl EventLoop {
     }
 
     /// Something has come on a ready connection: tickets, the service's greeting, or its end.
-    fn look(&mut self, _token: Token, listener: Token, number: u64) {
+    fn look(&mut self, listener: Token, number: u64) {
         let Some(listening) = self.listening(listener) else {
             return;
         };
@@ -505,10 +526,19 @@ impl EventLoop {
 
     fn files_due(&mut self, token: Token) {
         let due = self.now + LOOK;
-        if let Some(listening) = self.listening(token) {
-            listening.look_at_files();
-            self.deadlines.add(due, Timer::Files(token));
+        let Some(listening) = self.listening(token) else {
+            return;
+        };
+        if listening.look_at_files() {
+            // What is ready was made with the old ones.
+            for mut ready in listening.plan.retire() {
+                ready.watch.deregister(self.poll.registry());
+                self.slots.remove(ready.token);
+                bow_out(ready.established);
+            }
+            self.go_on(token);
         }
+        self.deadlines.add(due, Timer::Files(token));
     }
 
     fn idle_due(&mut self, token: Token) {
@@ -534,8 +564,7 @@ impl EventLoop {
 
     fn say_what_was_kept(&mut self) {
         let now = self.now;
-        let tokens: Vec<_> = self.slots.iter().map(|(token, _)| token).collect();
-        for token in tokens {
+        for token in self.listeners.clone() {
             if let Some(listening) = self.listening(token) {
                 listening.say_what_was_kept(now);
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use minitcptunnel_common::channel::tls::Established;
+use minitcptunnel_common::evloop::DeadlineKey;
 use minitcptunnel_common::log::Quiet;
 use minitcptunnel_common::log_limited;
 use minitcptunnel_common::pki::{ClientTls, ExpiryWatch, Follower, Look, UnixTime};
@@ -75,7 +76,7 @@ pub(super) struct Listening {
     pub(super) places: Places,
     pub(super) plan: Plan<Local, Ready>,
     /// When the plan's timer is due.
-    pub(super) due: Option<Instant>,
+    pub(super) due: Option<(Instant, DeadlineKey)>,
     pub(super) quiet: Quiet<Kind>,
     pub(super) cooling: bool,
 }
@@ -110,12 +111,14 @@ impl Listening {
         log_limited!(kind.level(), say, "forward {}: {what}", self.server.name);
     }
 
-    /// Follows the files, and warns before certificates end.
-    pub(super) fn look_at_files(&mut self) {
+    /// Follows the files, and warns before certificates end. Whether new ones are in force.
+    pub(super) fn look_at_files(&mut self) -> bool {
         let name = &self.server.name;
+        let mut changed = false;
         match self.follower.look() {
             Look::Unchanged | Look::Settling => {}
             Look::Changed => {
+                changed = true;
                 log::info!(
                     "forward {name}: new certificates or keys are in force; running connections go on"
                 );
@@ -130,6 +133,7 @@ impl Listening {
         for end in self.expiry.due(&tls.validities, UnixTime::now()) {
             log::warn!("forward {name}: {end}");
         }
+        changed
     }
 
     /// Says how many lines were kept back.

@@ -23,7 +23,7 @@ pub(super) const DIALS_MAX: usize = 16;
 pub(super) struct Bounds {
     /// Connections to keep ready.
     pub(super) keep: usize,
-    /// How long a local connection may wait.
+    /// How long a local connection may wait; zero: until the first dial behind its arrival has failed.
     pub(super) patience: Duration,
     /// The least and the most between two rounds of dials that fail.
     pub(super) pauses: (Duration, Duration),
@@ -39,6 +39,8 @@ pub(super) struct Plan<L, R> {
     backoff: Backoff,
     /// No dial before that.
     pause: Option<Instant>,
+    /// When a dial has failed last.
+    failed: Option<Instant>,
     /// As that, but for what is kept ready, and that the server closes unused.
     unwanted: Backoff,
     keep_pause: Option<Instant>,
@@ -64,6 +66,7 @@ impl<L, R> Plan<L, R> {
             dialling: 0,
             backoff: Backoff::new(min, max, Jitter::Equal),
             pause: None,
+            failed: None,
             unwanted: Backoff::new(min, max, Jitter::Equal),
             keep_pause: None,
         }
@@ -116,6 +119,10 @@ impl<L, R> Plan<L, R> {
         more
     }
 
+    fn is_patient(&self) -> bool {
+        !self.bounds.patience.is_zero()
+    }
+
     fn wanted(&self, keep: bool) -> usize {
         let keep = if keep { self.bounds.keep } else { 0 };
         self.waiting.len() + keep.saturating_sub(self.ready.len())
@@ -137,6 +144,7 @@ impl<L, R> Plan<L, R> {
     /// A dial has led to nothing. The pause, if this begins one.
     pub(super) fn failed(&mut self, now: Instant, random: u64) -> Option<Duration> {
         self.dialling -= 1;
+        self.failed = Some(now);
         // Several may fail for one reason: that is one pause.
         if self.pause.is_some() {
             return None;
@@ -161,6 +169,17 @@ impl<L, R> Plan<L, R> {
         Some(ready)
     }
 
+    /// The one that would be taken next.
+    pub(super) fn newest(&mut self) -> Option<(u64, &mut R)> {
+        let (number, ready) = self.ready.last_mut()?;
+        Some((*number, ready))
+    }
+
+    /// Gives back all that are ready, to be replaced at once.
+    pub(super) fn retire(&mut self) -> Vec<R> {
+        self.ready.drain(..).map(|(_, ready)| ready).collect()
+    }
+
     /// All who wait: dialling again would not help them.
     pub(super) fn give_up(&mut self) -> Vec<L> {
         self.waiting.drain(..).map(|(_, local)| local).collect()
@@ -168,9 +187,12 @@ impl<L, R> Plan<L, R> {
 
     /// Those whose deadline has passed.
     pub(super) fn expired(&mut self, now: Instant) -> Vec<L> {
-        let count = self
-            .waiting
-            .partition_point(|(deadline, _)| *deadline <= now);
+        let over = if self.is_patient() {
+            Some(now)
+        } else {
+            self.failed
+        };
+        let count = (self.waiting).partition_point(|(deadline, _)| Some(*deadline) <= over);
         self.waiting
             .drain(..count)
             .map(|(_, local)| local)
@@ -184,7 +206,8 @@ impl<L, R> Plan<L, R> {
             (None, Some(at)) if self.wanted(true) > self.dialling => Some(at),
             _ => None,
         };
-        let expires = self.waiting.front().map(|(deadline, _)| *deadline);
+        let first = self.waiting.front().filter(|_| self.is_patient());
+        let expires = first.map(|(deadline, _)| *deadline);
         [again, expires].into_iter().flatten().min()
     }
 

@@ -110,8 +110,9 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// Waits in the poller until there is something to do. Dropped, which closes it, where that fails.
-    pub(super) fn wait(self) {
+    /// Waits in the poller until there is something to do. Dropped, which closes it and says so, where that fails.
+    pub(super) fn wait(mut self) {
+        self.blame(Kind::Room, "the system gives no room to wait in");
         let (pool, shaker) = (self.service.pool.clone(), self.service.shaker.clone());
         let socket = self.handshake.socket().clone();
         let _ = pool.note_readable(socket, move || shaker.step(self));
@@ -119,15 +120,20 @@ impl Pending {
 
     /// Goes on as far as it goes without waiting.
     pub(super) fn step(mut self) {
+        self.guest.failure = None;
         match self.handshake.step() {
             Ok(Progress::WantRead) => self.wait(),
             Ok(Progress::Done) => {
                 let pool = self.service.pool.clone();
-                // Dropped, which closes it, where there is no thread.
+                // Dropped, which closes it and says so, where there is no thread.
+                self.blame(
+                    Kind::Room,
+                    "the system gives no thread to reach the target with",
+                );
                 let _ = pool.task(move || self.established());
             }
             // A flight of ours fits into an empty socket: whoever does not take that takes nothing.
-            Ok(Progress::WantWrite) => self.fail(Kind::Left, "it does not read what it asked for"),
+            Ok(Progress::WantWrite) => self.blame(Kind::Late, "it does not read what it asked for"),
             Err(e) => {
                 let kind = if e.is_departure() {
                     Kind::Left
@@ -135,12 +141,13 @@ impl Pending {
                     Kind::Handshake
                 };
                 let what = in_words(&e);
-                self.fail(kind, what);
+                self.blame(kind, what);
             }
         }
     }
 
-    fn fail(mut self, kind: Kind, what: impl fmt::Display) {
+    /// What it was, if it goes now.
+    fn blame(&mut self, kind: Kind, what: impl fmt::Display) {
         self.guest.failure = Some(Failure {
             address: self.address,
             kind,
@@ -156,6 +163,7 @@ impl Pending {
             address,
             mut guest,
         } = self;
+        guest.failure = None;
         let established = handshake.established();
         let result = serve(&service, established, address, &guest);
         if let Err((kind, what)) = result {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use minitcptunnel_common::channel::tls::Handshake;
+use minitcptunnel_common::dial::set_keepalive;
 use minitcptunnel_common::duplex::{Abortable, Socket};
 use minitcptunnel_common::evloop::{DeadlineKey, Deadlines, Inbox, Slots};
 use minitcptunnel_common::log::Quiet;
@@ -39,11 +40,12 @@ const ACCEPT_BATCH: usize = 128;
 const QUIET: Duration = Duration::from_secs(10);
 /// Longest an accept error keeps a listener from accepting.
 const COOL_DOWN: Duration = Duration::from_millis(500);
+/// How many unfinished handshakes are ended at a time where descriptors are wanting, and how long it takes until these
+/// are there again.
+const MAKE_ROOM: usize = 16;
+const ROOM_SOON: Duration = Duration::from_millis(20);
 /// How often certificates, keys and lists are looked at; what is new must look the same twice.
 const LOOK: Duration = Duration::from_secs(2);
-/// Safety: more attempts per second than any machine could make, as the gate's rate is not for this job: each
-/// connection of an honest client is one.
-const NO_RATE: usize = 1 << 40;
 
 /// What other threads say to the loop.
 pub(super) enum Event {
@@ -88,7 +90,8 @@ impl Listening {
         let gate = Gate::new(
             limits.pending_handshakes,
             limits.pending_handshakes_per_address,
-            NO_RATE,
+            // Each connection of an honest client is an attempt.
+            None,
         );
         Self {
             listener,
@@ -108,7 +111,17 @@ struct Shaking {
     deadline: DeadlineKey,
     address: SocketAddr,
     listener: Token,
-    late: bool,
+    /// Why we have ended it, if we have.
+    ended: Option<Ended>,
+}
+
+/// Why a handshake was ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// It took too long.
+    Late,
+    /// Somebody else needed the room, and that has been said.
+    Crowd,
 }
 
 enum Entry {
@@ -122,6 +135,8 @@ pub(super) struct EventLoop {
     inbox: Receiver<Event>,
     mailbox: Inbox<Event>,
     slots: Slots<Entry>,
+    /// Those of the listeners.
+    listeners: Vec<Token>,
     deadlines: Deadlines<Timer>,
     /// Listeners that still had visitors when their share of a turn was used up.
     more: BTreeSet<Token>,
@@ -141,6 +156,7 @@ impl EventLoop {
             inbox,
             mailbox,
             slots: Slots::new(FIRST_FREE),
+            listeners: Vec::new(),
             deadlines: Deadlines::default(),
             more: BTreeSet::new(),
             now: Instant::now(),
@@ -155,6 +171,7 @@ impl EventLoop {
                     .add(this.now + idle_look(idle), Timer::Idle(token));
             }
             this.slots.insert(Entry::Listening(Box::new(one)));
+            this.listeners.push(token);
             this.files_due(token);
         }
         Ok(this)
@@ -211,10 +228,11 @@ impl EventLoop {
         }
     }
 
-    fn wait(&self) -> Option<Duration> {
-        let quiet = self.slots.iter().filter_map(|(_, entry)| match entry {
-            Entry::Listening(listening) => listening.quiet.deadline(),
-            Entry::Shaking(_) => None,
+    fn wait(&mut self) -> Option<Duration> {
+        let slots = &mut self.slots;
+        let quiet = (self.listeners.iter()).filter_map(|token| match slots.entry(*token) {
+            Some(Entry::Listening(listening)) => listening.quiet.deadline(),
+            _ => None,
         });
         let quiet = quiet.min().map(|at| at.saturating_duration_since(self.now));
         match (self.deadlines.wait(self.now), quiet) {
@@ -238,20 +256,22 @@ impl EventLoop {
         self.more.insert(token);
     }
 
-    /// Without descriptors or memory accepting goes on failing: the listener rests for a moment.
+    /// Without descriptors whoever has not finished a handshake for longest makes room. Where that does not help,
+    /// as without memory, accepting goes on failing: the listener rests for a moment.
     fn accept_failed(&mut self, token: Token, e: &io::Error) {
-        let (now, due) = (self.now, self.now + COOL_DOWN);
+        let now = self.now;
+        let out_of_descriptors = resources::is_out_of_descriptors(e);
         let Some(listening) = self.listening(token) else {
             return;
         };
         listening.cooling = true;
         let say = listening.quiet.event(Kind::Accept, now);
         let name = &listening.service.name;
-        if resources::is_out_of_descriptors(e) {
+        if out_of_descriptors {
             log_limited!(
                 log::Level::Error,
                 say,
-                "forward {name}: out of file descriptors; new connections wait. Raise the limit (ulimit -n, LimitNOFILE)"
+                "forward {name}: out of file descriptors: unfinished handshakes are closed, new connections wait. Raise the limit (ulimit -n, LimitNOFILE)"
             );
         } else {
             log_limited!(
@@ -259,6 +279,14 @@ impl EventLoop {
                 say,
                 "forward {name}: cannot accept a connection: {e}"
             );
+        }
+        let mut due = self.now + COOL_DOWN;
+        for _ in 0..if out_of_descriptors { MAKE_ROOM } else { 0 } {
+            let Some(oldest) = self.listening(token).and_then(|one| one.gate.oldest()) else {
+                break;
+            };
+            self.abort(oldest);
+            due = self.now + ROOM_SOON;
         }
         self.deadlines.add(due, Timer::CoolDown(token));
     }
@@ -285,6 +313,8 @@ impl EventLoop {
         }
         let tls = service.tls.get();
         let stream: std::net::TcpStream = stream.into();
+        // Where the system cannot be told, it notices later that somebody has vanished.
+        let _ = set_keepalive(&stream);
         // What fails here is a connection that is already gone.
         let Ok(socket) = Socket::new(stream) else {
             return;
@@ -300,7 +330,7 @@ impl EventLoop {
             deadline,
             address,
             listener,
-            late: false,
+            ended: None,
         }));
         if let Some(listening) = self.listening(listener) {
             listening.gate.enter(token, address.ip(), false);
@@ -318,6 +348,7 @@ impl EventLoop {
     /// The poller wakes whoever holds it, and he leaves.
     fn abort(&mut self, token: Token) {
         if let Some(Entry::Shaking(shaking)) = self.slots.entry(token) {
+            shaking.ended = Some(Ended::Crowd);
             shaking.socket.abort();
             let listener = shaking.listener;
             if let Some(listening) = self.listening(listener) {
@@ -344,13 +375,16 @@ impl EventLoop {
             return;
         };
         let now = self.now;
-        let (late, Some(mut failure)) = (shaking.late, failure) else {
+        let (ended, Some(mut failure)) = (shaking.ended, failure) else {
             return;
         };
+        if ended == Some(Ended::Crowd) {
+            return;
+        }
         let Some(listening) = self.listening(shaking.listener) else {
             return;
         };
-        if late {
+        if ended == Some(Ended::Late) {
             let seconds = listening.service.handshake.as_secs_f64();
             failure.kind = Kind::Late;
             failure.what = format!(
@@ -372,7 +406,7 @@ impl EventLoop {
         match *timer {
             Timer::Handshake(token) => {
                 if let Some(Entry::Shaking(shaking)) = self.slots.entry(token) {
-                    shaking.late = true;
+                    shaking.ended = Some(Ended::Late);
                     log::debug!("{}: handshake deadline", shaking.address);
                     shaking.socket.abort();
                 }
@@ -438,8 +472,7 @@ impl EventLoop {
 
     fn say_what_was_kept(&mut self) {
         let now = self.now;
-        let tokens: Vec<_> = self.slots.iter().map(|(token, _)| token).collect();
-        for token in tokens {
+        for token in self.listeners.clone() {
             let Some(listening) = self.listening(token) else {
                 continue;
             };

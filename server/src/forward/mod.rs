@@ -92,8 +92,14 @@ pub struct Handle {
     addresses: Vec<SocketAddr>,
 }
 
-/// Reads the certificates, opens the listeners and starts the loop. Pairs run in `pool`.
-pub fn start(forwards: Vec<Forward>, pool: &Pool, metrics: &Metrics) -> Result<Handle, StartError> {
+/// Reads the certificates, opens the listeners and starts the loop. Pairs run in `pool`; unfinished handshakes are at
+/// most `pending`, however many each forward would have.
+pub fn start(
+    forwards: Vec<Forward>,
+    pending: usize,
+    pool: &Pool,
+    metrics: &Metrics,
+) -> Result<Handle, StartError> {
     let resources = StartError::Resources;
     let poll = Poll::new().map_err(resources)?;
     let (inbox, receiver) = Inbox::new(&poll, INBOX).map_err(resources)?;
@@ -101,7 +107,10 @@ pub fn start(forwards: Vec<Forward>, pool: &Pool, metrics: &Metrics) -> Result<H
     let shaker = Shaker::new(cores.clamp(1, 8)).map_err(resources)?;
     let mut listening = Vec::new();
     let mut addresses = Vec::new();
-    for (n, forward) in forwards.into_iter().enumerate() {
+    let each = (pending / forwards.len().max(1)).max(1);
+    for (n, mut forward) in forwards.into_iter().enumerate() {
+        let limits = &mut forward.limits;
+        limits.pending_handshakes = limits.pending_handshakes.min(each);
         let name = forward.name.clone();
         let follower = Follower::<ServerTls>::load(settings(&forward.tls))
             .map_err(|e| StartError::Tls(name.clone(), e))?;

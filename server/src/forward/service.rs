@@ -76,6 +76,8 @@ impl Service {
             let part = left / u32::try_from(order.len() - n).unwrap_or(u32::MAX);
             match dial::connect(target.host.as_str(), target.port, part) {
                 Ok(stream) => {
+                    // Where the system cannot be told, it notices later that the target has vanished.
+                    let _ = dial::set_keepalive(&stream);
                     self.targets().worked(*number);
                     return Ok(stream);
                 }

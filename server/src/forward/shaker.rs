@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::connection::Pending;
@@ -82,7 +83,8 @@ impl Shaker {
                 .stack_size(STACK)
                 .spawn(move || {
                     while let Some(pending) = queue.next() {
-                        pending.step();
+                        // A panic is the end of this connection, and not of all that are to come.
+                        let _ = catch_unwind(AssertUnwindSafe(|| pending.step()));
                     }
                 })?;
         }

@@ -157,7 +157,7 @@ impl EventLoop {
         let gate = Gate::new(
             parts.limits.pending,
             limits.pending_handshakes_per_address,
-            limits.handshakes_per_second_per_address,
+            Some(limits.handshakes_per_second_per_address),
         );
         let mut this = Self {
             poll: parts.poll,

@@ -17,7 +17,7 @@ Measures MiniTCPTunnel beside the direct path and its peers, on loopback.
   --rounds N        how many interleaved rounds (2 with --quick, otherwise 5)
   --seconds S       how long each bulk transfer is measured (0.5 with --quick, otherwise 1.5)
   --only NAME,...   only these: direct, ours, rathole, rathole-noise, rathole-tls, bore, ssh, wstunnel;
-                    with --forward: direct, ours, ours-0, stunnel, haproxy, nginx, ghostunnel, ssh, wstunnel
+                    with --forward: direct, ours, ours-ready, stunnel, haproxy, nginx, ghostunnel, ssh, wstunnel
   --no-held         leave the held connections out
   --json FILE       everything measured, as JSON
   --bin-dir DIR     where our programs are (scripts/bench sets it)

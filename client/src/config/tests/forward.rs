@@ -32,7 +32,7 @@ fn the_example_means_what_it_says() {
             key: folder.join("certs/client.key"),
         }),
         min_version: TlsVersion::V1_2,
-        preconnected: 2,
+        preconnected: 0,
         connections: Count::MOST,
         timeouts: ForwardTimeouts::default(),
     };
@@ -46,7 +46,7 @@ fn the_example_means_what_it_says() {
         config.forwards[0].to_string(),
         format!(
             "Forward \"default\": 127.0.0.1:1080 leads to tunnel-server:8443 over TLS 1.2 or newer, if {} vouches for \
-             it; shows the certificate {}; connections kept ready: 2.",
+             it; shows the certificate {}; keeps no connections ready.",
             folder.join("certs/ca.crt").display(),
             folder.join("certs/client.crt").display()
         )
@@ -80,7 +80,7 @@ fn the_least_gets_the_defaults() {
     assert_eq!(forward.listen, "127.0.0.1:1080".parse().unwrap());
     assert_eq!(forward.server_ca, here("ca.crt"));
     assert_eq!(forward.identity, None);
-    assert_eq!(forward.preconnected, 2);
+    assert_eq!(forward.preconnected, 0);
     assert_eq!(forward.timeouts, ForwardTimeouts::default());
     assert_eq!(forward.name_of(&forward.servers[0]).as_str(), "srv");
     // The short name of the listener, as some have it.

@@ -22,11 +22,15 @@ enum Step {
 use Step::*;
 
 fn run(name: &str, keep: usize, steps: &[Step]) {
+    run_for(name, keep, 10_000, steps);
+}
+
+fn run_for(name: &str, keep: usize, patience: u64, steps: &[Step]) {
     let start = Instant::now();
     let ms = Duration::from_millis;
     let mut plan = Plan::<u32, u32>::new(Bounds {
         keep,
-        patience: ms(10_000),
+        patience: ms(patience),
         pauses: (ms(500), ms(4000)),
     });
     let mut now = start;
@@ -187,6 +191,51 @@ fn a_server_that_closes_what_is_ready_is_not_asked_at_once() {
             // One that was of use: it is worth it.
             Came(2, Some(14)),
             Dials(2),
+        ],
+    );
+}
+
+#[test]
+fn without_patience_there_is_one_attempt() {
+    run_for(
+        "once",
+        0,
+        0,
+        &[
+            Came(1, None),
+            Expired(&[]),
+            Dials(1),
+            Due(None),
+            At(5000),
+            Expired(&[]),
+            Came(2, None),
+            Dials(1),
+            At(6000),
+            Failed(Some(1000)),
+            Expired(&[1, 2]),
+            At(7000),
+            Came(3, None),
+            Expired(&[]),
+            Dials(0),
+            Connected(10, Some(3)),
+        ],
+    );
+    run_for(
+        "none in vain",
+        0,
+        0,
+        &[
+            Came(1, None),
+            Dials(1),
+            Failed(Some(1000)),
+            Expired(&[1]),
+            At(500),
+            Came(2, None),
+            Expired(&[]),
+            Due(Some(1000)),
+            At(1000),
+            Dials(1),
+            Connected(10, Some(2)),
         ],
     );
 }

@@ -346,6 +346,10 @@ impl Handshake {
     }
 }
 
+/// Safety: how much of a stream that nobody wants yet is kept, in bytes, but for the end of a record. As long as it is
+/// less, an end that comes behind it is seen.
+const EARLY_MAX: usize = 16 * 1024;
+
 /// A connection whose handshake is done.
 pub struct Established(Handshake);
 
@@ -379,8 +383,8 @@ impl Established {
             if handshake.session.closed {
                 return Err(HandshakeError::Cut);
             }
-            // What is more than a moment's work is left to the duplex, and to the system until then.
-            if !handshake.early.is_empty() || !handshake.receive(Wait::Never)? {
+            // What is more than a greeting is left to the duplex, and to the system until then.
+            if handshake.early.len() >= EARLY_MAX || !handshake.receive(Wait::Never)? {
                 handshake.rest();
                 return Ok(());
             }

@@ -106,7 +106,9 @@ const REVERSE: &[(&str, Starter)] = &[
 const FORWARD: &[(&str, Starter)] = &[
     ("direct", |_| Ok(Some((Vec::new(), String::new())))),
     ("ours", |setup| forward::ours(setup, None).map(Some)),
-    ("ours-0", |setup| forward::ours(setup, Some(0)).map(Some)),
+    ("ours-ready", |setup| {
+        forward::ours(setup, Some(2)).map(Some)
+    }),
     ("stunnel", forward::stunnel),
     ("haproxy", forward::haproxy),
     ("nginx", forward::nginx),
