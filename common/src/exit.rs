@@ -71,7 +71,7 @@ impl ExitCode {
             Self::Failure => "unexpected failure",
             Self::Usage => "the command line is wrong",
             Self::Configuration => "the configuration is wrong",
-            Self::Identity => "the key file or identity is unusable",
+            Self::Identity => "the key file, identity, or a certificate is unusable",
             Self::Bind => "cannot bind or listen",
             Self::Refused => "the server refused the client for good",
             Self::Resources => "the system has no threads or descriptors left",
