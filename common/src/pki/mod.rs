@@ -42,7 +42,7 @@ pub use explain::{Problem, Side, explain};
 pub use load::{Contents, Fault, Found, LoadError};
 pub use names::{AllowedNames, AllowedNamesError, Names};
 pub use reload::{Current, Follower, Look, Reloadable};
-pub use rustls::pki_types::{ServerName, UnixTime};
+pub use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 pub use server::{Peer, ServerSettings, ServerTls};
 
 use rustls::SupportedProtocolVersion;
