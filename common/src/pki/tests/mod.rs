@@ -185,7 +185,7 @@ struct Meeting {
     client_lasts: bool,
     resumed: bool,
     peer: Option<Peer>,
-    peer_certificates: Option<Vec<rustls::pki_types::CertificateDer<'static>>>,
+    peer_certificates: Option<Vec<CertificateDer<'static>>>,
     notice: Option<String>,
 }
 
