@@ -27,11 +27,12 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use rustls::AlertDescription;
+use rustls::{AlertDescription, Error};
 
 use super::ledger::Ledger;
 use crate::budget::{Grant, Want};
 use crate::duplex::{Duplex, Socket, Wait};
+use crate::pki::{self, Side};
 
 pub use handshake::{Established, Handshake, HandshakeError, Progress};
 use session::Session;
@@ -165,6 +166,25 @@ impl Failure {
 
     fn of(e: &io::Error) -> Self {
         Self(e.kind(), e.to_string())
+    }
+
+    /// What is wrong with TLS: an alert that says why we are refused, or damage.
+    fn of_tls(e: &Error, may_be_refused: bool) -> Self {
+        let (kind, text) = match e {
+            Error::AlertReceived(alert) if may_be_refused && refuses_certificate(*alert) => (
+                io::ErrorKind::PermissionDenied,
+                pki::explain(e, Side::Client).text,
+            ),
+            Error::AlertReceived(alert) => (
+                io::ErrorKind::InvalidData,
+                format!("the peer ended the TLS connection: alert {alert:?}"),
+            ),
+            e => (
+                io::ErrorKind::InvalidData,
+                format!("damage in the TLS connection: {e}"),
+            ),
+        };
+        Self(kind, text)
     }
 
     fn error(&self) -> io::Error {

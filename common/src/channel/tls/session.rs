@@ -3,7 +3,7 @@
 use rustls::client::UnbufferedClientConnection;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncryptError, UnbufferedStatus};
-use rustls::{CommonState, Error};
+use rustls::{CommonState, Error, ProtocolVersion};
 
 use super::{Failure, lengthen};
 
@@ -96,6 +96,13 @@ impl Session {
             Connection::Client(client) => client,
             Connection::Server(server) => server,
         }
+    }
+
+    /// Whether an alert may be about our certificate: with TLS 1.3 the client's handshake is done before the server
+    /// has looked at that.
+    pub(super) fn may_be_refused(&self) -> bool {
+        let version = self.state().protocol_version();
+        self.is_client() && version == Some(ProtocolVersion::TLSv1_3) && !self.heard
     }
 
     pub(super) fn is_client(&self) -> bool {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, MutexGuard};
 
 use super::session::{Session, sealed_len};
-use super::{Shared, broken, lengthen};
+use super::{Failure, Shared, broken, lengthen};
 use crate::budget::{self, Grant, Want};
 use crate::channel::ledger::Ledger;
 use crate::duplex::{Fault, Sink, Socket, Source, Wait};
@@ -19,10 +19,6 @@ const _: () = assert!(2 * ROOMS[0] + 128 <= budget::SINK);
 const _: () = assert!(sealed_len(ROOMS[2]) <= SEGMENT);
 /// The most that one segment carries on a loopback of 64 KiB, in bytes.
 const SEGMENT: usize = 64 * 1024 - 53;
-
-fn damage(e: rustls::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, e)
-}
 
 /// The sending half.
 pub(super) struct TlsSink {
@@ -75,7 +71,7 @@ impl TlsSink {
         let mut session = Self::take_session(&self.shared, self.wait)?;
         let mut end = 0;
         let sealed = session.seal(plain, &mut self.out, &mut end);
-        sealed.map_err(damage)?;
+        sealed.map_err(|e| Failure::of_tls(&e, session.may_be_refused()).error())?;
         session.sending = true;
         drop(session);
         self.taken = 0;
@@ -87,7 +83,8 @@ impl TlsSink {
     fn seal_end(&mut self) -> io::Result<()> {
         let mut session = Self::take_session(&self.shared, self.wait)?;
         let mut end = 0;
-        session.close(&mut self.out, &mut end).map_err(damage)?;
+        let closed = session.close(&mut self.out, &mut end);
+        closed.map_err(|e| Failure::of_tls(&e, session.may_be_refused()).error())?;
         session.sending = true;
         drop(session);
         self.finishing = true;

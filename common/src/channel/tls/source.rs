@@ -3,14 +3,11 @@
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 
-use rustls::{Error, ProtocolVersion};
-
 use super::session::{RECORD_MAX, next_record, record_len};
-use super::{Failure, Shared, lengthen, refuses_certificate};
+use super::{Failure, Shared, lengthen};
 use crate::budget::{self, Grant, Want};
 use crate::channel::ledger::Ledger;
 use crate::duplex::{Socket, Source, Wait};
-use crate::pki::{self, Side};
 
 /// Performance: the receive buffers of a source, in bytes; a read that fills one earns the next. The last takes four
 /// full records.
@@ -37,8 +34,6 @@ pub(super) struct TlsSource {
     /// For both buffers, and for parts of handshake messages.
     memory: Grant,
     held: usize,
-    /// Nothing but TLS itself has spoken yet: an alert is about the handshake.
-    is_first: bool,
     ended: bool,
     /// Errors are final.
     failed: Option<Failure>,
@@ -67,7 +62,6 @@ impl TlsSource {
             at: 0,
             memory,
             held: 0,
-            is_first: true,
             ended: false,
             failed: failed.or_else(|| (!fits).then(Failure::memory)),
         }
@@ -134,24 +128,20 @@ impl TlsSource {
         };
         session.heard |= !self.plain.is_empty();
         let (closed, held) = (session.closed, session.held());
-        let (has_word, is_client) = (!session.queue.is_empty(), session.is_client());
-        let version = session.state().protocol_version();
+        let (has_word, may_be_refused) = (!session.queue.is_empty(), session.may_be_refused());
         drop(session);
         if has_word {
             // If it fails, so will the next read or write, and say why.
             let _ = self.shared.flush(&self.socket);
         }
         if let Err(e) = opened {
-            let is_late = is_client && version == Some(ProtocolVersion::TLSv1_3);
-            let is_first = self.is_first && self.plain.is_empty();
-            let failure = failure(&e, is_late && is_first);
+            let failure = Failure::of_tls(&e, may_be_refused);
             if self.plain.is_empty() {
                 return Err(failure);
             }
             // What was whole before it comes first.
             self.failed = Some(failure);
         }
-        self.is_first &= self.plain.is_empty();
         self.ended = closed;
         if closed {
             // What is behind it is to be ignored (RFC 8446, 6.1).
@@ -238,26 +228,6 @@ impl TlsSource {
         self.failed = Some(failure);
         e
     }
-}
-
-/// What is wrong: an alert that says why we are refused, or damage.
-fn failure(e: &Error, may_be_refused: bool) -> Failure {
-    let (kind, text) = match e {
-        // With TLS 1.3 the client's handshake is done before the server has looked at its certificate.
-        Error::AlertReceived(alert) if may_be_refused && refuses_certificate(*alert) => (
-            io::ErrorKind::PermissionDenied,
-            pki::explain(e, Side::Client).text,
-        ),
-        Error::AlertReceived(alert) => (
-            io::ErrorKind::InvalidData,
-            format!("the peer ended the TLS connection: alert {alert:?}"),
-        ),
-        e => (
-            io::ErrorKind::InvalidData,
-            format!("damage in the TLS connection: {e}"),
-        ),
-    };
-    Failure(kind, text)
 }
 
 impl Read for TlsSource {
