@@ -47,8 +47,8 @@ ARROWS = {
 ROW = {"id": 0, "wire": 1, "duplex": 2, "channel": 3, "link": 3, "relay": 4, "pool": 5}
 # Apart from the row: may be used by any room that may do I/O, and use nothing of the row but `id`.
 APART = {
-    "admin", "backoff", "budget", "capacity", "config", "dial", "evloop", "exit", "files", "identity", "log", "metrics", "pki",
-    "resources",
+    "addresses", "admin", "backoff", "budget", "capacity", "config", "dial", "evloop", "exit", "files", "health", "identity", "log",
+    "metrics", "pki", "resources", "signals",
 }
 # These compute and nothing else: no sockets, threads, files, clock or randomness of their own.
 SANS_IO = ["common/src/id", "common/src/wire", "common/src/link/mod", "server/src/gateway/http"]
@@ -70,6 +70,8 @@ SANS_IO_WORDS = [
 # Other words that a folder must not contain.
 FOLDER_WORDS = [
     ("server/src/forward", r"\b(wire)\s*::", "wire (the forward job speaks TLS)"),
+    ("server/src", r"\b(ring)\s*::", "{0} (the provider of TLS is common::pki::provider)"),
+    ("client/src", r"\b(ring)\s*::", "{0} (the provider of TLS is common::pki::provider)"),
     ("client/src", r"\b(httparse|http)\s*::", "{0} (no HTTP parsing in the client)"),
     ("server/src", r"\b(minitcptunnel_client)\b", "{0} (server and client never meet)"),
     ("client/src", r"\b(minitcptunnel_server)\b", "{0} (server and client never meet)"),
@@ -612,11 +614,13 @@ def self_test():
     file_case("in the HTTP framing: a socket", "std::net", "server/src/gateway/http.rs", "use std::net::TcpStream;\n")
     file_case("forward speaks the wire", "the forward job speaks TLS", "server/src/forward/acceptor.rs", "use minitcptunnel_common::wire::frame;\n")
     file_case("client parses HTTP", "no HTTP parsing", "client/src/lib.rs", "use httparse::Request;\n")
+    file_case("server names the provider", "common::pki::provider", "server/src/lib.rs", "use rustls::crypto::ring::Ticketer;\n")
+    file_case("client names the provider", "common::pki::provider", "client/src/lib.rs", "use rustls::crypto::ring::Ticketer;\n")
     file_case("server names the client", "server and client never meet", "server/src/lib.rs", "use minitcptunnel_client::run;\n")
     file_case("client names the server", "server and client never meet", "client/src/lib.rs", "use minitcptunnel_server::run;\n")
 
     # deny.toml.
-    for crate in ("tokio", "async-std", "smol", "async-io", "openssl-sys", "native-tls"):
+    for crate in ("tokio", "async-std", "smol", "async-io", "openssl-sys", "native-tls", "aws-lc-rs"):
         metadata_case(f"{crate} in the tree", f"{crate} 1.0.0 is banned", lambda p, m, c=crate: add(m, name=c))
     for licence in ("GPL-3.0-only", "MIT AND GPL-3.0-only", "Apache-2.0 WITH Odd-exception", "MIT OR", "(MIT", "", None):
         metadata_case(f"licence {licence!r}", "is not allowed by deny.toml",

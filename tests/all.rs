@@ -2,12 +2,24 @@
 
 /// What the link between client and server can do on a bad day, and what both programs make of it.
 mod cuts;
+/// The forward tunnel with services of this process: traffic, ends, certificates, servers that come and go.
+mod forward;
+/// How its connections end when somebody cuts, damages or kills.
+mod forward_cuts;
+/// The forward tunnel with other people's TLS at one end of it: who can stand where our programs stand.
+mod forward_peers;
+/// Connections that are kept ready for whoever may come.
+mod forward_ready;
+/// The forward tunnel with peers that break one rule each: what the log says, and what the application sees.
+mod forward_wrong_peers;
 /// The inputs that fuzzing starts from, without fuzzing.
 mod fuzz_corpus;
 /// Clients with a key who want more than their share, and visitors who come in crowds.
 mod greedy;
 /// What strangers can try before they are anybody.
 mod hostile;
+/// Log files beside stdout: rotation, SIGHUP, full disks; levels and formats.
+mod logs;
 /// What the programs hold under load, and what is left of it.
 mod memory;
 /// The programs as a person or a service manager meets them: arguments, files, signals, exit codes, log texts.

@@ -51,3 +51,8 @@ fn lz4() {
 fn config() {
     replay("config", 10, checks::config);
 }
+
+#[test]
+fn certificate() {
+    replay("certificate", 10, checks::certificate);
+}

@@ -807,3 +807,61 @@ fn a_revoked_key_is_cut_and_told_for_good() {
     assert_eq!(tunnel.client.program.wait_exit(PATIENCE).code(), Some(6));
     tunnel.client.log.wait(" ERROR ", PATIENCE);
 }
+
+/// A port that was asked for and is not there must not pass unnoticed.
+#[test]
+fn forwards_are_described_and_want_their_certificates() {
+    let dir = TempDir::new();
+    for (program, file, says, missing) in [
+        (
+            SERVER,
+            "server_config.yaml",
+            "Forward \"default\": takes TLS 1.2 or newer on 0.0.0.0:8443 and leads to echo-server:8080",
+            "certs/server.crt does not exist",
+        ),
+        (
+            CLIENT,
+            "client_config.yaml",
+            "Forward \"default\": 127.0.0.1:1080 leads to tunnel-server:8443 over TLS 1.2 or newer",
+            "certs/ca.crt does not exist",
+        ),
+    ] {
+        let example = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/forward");
+        fs::copy(example.join(file), dir.join(file)).expect("copy");
+        let checked = run(&dir, program, &["check", "--config", file]);
+        assert_eq!(checked.code, Some(4), "{}", checked.all());
+        assert!(checked.all().contains(missing), "{}", checked.all());
+        assert!(!dir.join("logs").exists(), "checking writes nothing");
+        let started = run(&dir, program, &["--config", file, "--timeout", "5"]);
+        assert_eq!(started.code, Some(4), "{}", started.all());
+        assert!(started.out.contains(missing), "{}", started.out);
+        // In the log file, too.
+        let log = dir.join("logs").join(file.replace("_config.yaml", ".log"));
+        assert!(fs::read_to_string(log).expect("a log").contains(missing));
+        fs::remove_dir_all(dir.join("logs")).expect("remove");
+
+        run(&dir, SERVER, &["certs", "init", "--host", "tunnel-server"]);
+        run(&dir, SERVER, &["certs", "client", "client"]);
+        let checked = run(&dir, program, &["check", "--config", file]);
+        assert_eq!(checked.code, Some(0), "{}", checked.all());
+        assert!(checked.out.contains(says), "{}", checked.out);
+        assert!(
+            !checked.out.contains("identity key") && !checked.out.contains("known to"),
+            "no reverse job: {}",
+            checked.out
+        );
+        assert!(!dir.join("logs").exists(), "checking writes nothing");
+        fs::remove_dir_all(dir.join("certs")).expect("remove");
+    }
+    let mut names: Vec<_> = fs::read_dir(dir.path())
+        .expect("dir")
+        .flatten()
+        .map(|e| e.file_name())
+        .collect();
+    names.sort();
+    assert_eq!(
+        names,
+        ["client_config.yaml", "server_config.yaml"],
+        "no key was made"
+    );
+}

@@ -19,10 +19,18 @@
 mod bytes;
 #[path = "rig/cutter.rs"]
 mod cutter;
+#[path = "rig/forwarded.rs"]
+mod forwarded;
 #[path = "rig/log.rs"]
 mod log;
+#[path = "rig/nginx.rs"]
+mod nginx;
 #[path = "rig/peer.rs"]
 mod peer;
+#[path = "rig/pems.rs"]
+mod pems;
+#[path = "rig/piped.rs"]
+mod piped;
 #[path = "rig/program.rs"]
 mod program;
 #[path = "rig/service.rs"]
@@ -36,10 +44,17 @@ mod world;
 
 pub use bytes::{Bytes, sha256_hex};
 pub use cutter::{Link, Mode, Way, WireCutter};
+pub use forwarded::{ForwardWorld, Forwarded, listening, port_of, start_forwards};
 pub use log::Log;
+pub use nginx::nginx;
 pub use peer::{Peer, offer, raw_hello};
-pub use program::{Ended, Program, Usage, binary, seconds, tool};
+pub use pems::{Ca, Pems, lasting, pems_by_openssl};
+pub use piped::Piped;
+pub use program::{Ended, Program, Usage, binary, ok, seconds, tool};
 pub use service::{Service, send};
-pub use tcp::{End, connect, connect_from, free_port, is_reset, read_end, reset};
+pub use tcp::{
+    End, connect, connect_from, free_port, is_reset, read_end, reset, wait_for_listener,
+    wait_for_port,
+};
 pub use wait::{PATIENCE, alone, eventually, figure, full, steady};
 pub use world::{Client, ClientSetup, Server, ServerSetup, TempDir, Tunnelled, World};

@@ -5,34 +5,15 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Output, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rig::{
     Bytes, Log, PATIENCE, Program, Service, TempDir, Tunnelled, alone, connect, eventually, figure,
-    free_port, full, seconds, send, sha256_hex, tool,
+    free_port, full, nginx, ok, seconds, send, sha256_hex, tool, wait_for_port,
 };
 
 const MIB: u64 = 1024 * 1024;
-
-fn wait_for_port(port: u16) {
-    eventually(PATIENCE, &format!("a service on port {port}"), || {
-        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()
-    });
-}
-
-/// Runs a command that must succeed.
-fn ok(command: &mut Command) -> Output {
-    let output = command.stdin(Stdio::null()).output().expect("start");
-    assert!(
-        output.status.success(),
-        "{command:?}: {}\n{}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    output
-}
 
 fn file_of(path: &Path, seed: u64, n: u64) {
     let mut file = fs::File::create(path).expect("create");
@@ -42,39 +23,6 @@ fn file_of(path: &Path, seed: u64, n: u64) {
 fn hash_of(path: &Path) -> String {
     let file = fs::File::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     sha256_hex(file).expect("read").0
-}
-
-fn nginx(dir: &TempDir) -> (Program, u16) {
-    let port = free_port();
-    let root = dir.join("root");
-    fs::create_dir_all(&root).expect("mkdir");
-    let at = |name: &str| dir.join(name).display().to_string();
-    // One process, which ends with the test: a killed master would leave its workers behind. And as root
-    // it would give its files to a user who cannot look into the folder.
-    let config = format!(
-        "user root; daemon off; master_process off; pid {}; error_log {} warn;\n\
-         events {{ worker_connections 1024; }}\n\
-         http {{ access_log off; client_body_temp_path {}; proxy_temp_path {}; fastcgi_temp_path {}; \
-         uwsgi_temp_path {}; scgi_temp_path {};\n\
-         server {{ listen 127.0.0.1:{port}; root {}; client_max_body_size 0; \
-         location / {{ dav_methods PUT; }} }} }}\n",
-        at("nginx.pid"),
-        at("error.log"),
-        at("body"),
-        at("proxy"),
-        at("fastcgi"),
-        at("uwsgi"),
-        at("scgi"),
-        root.display(),
-    );
-    let file = dir.join("nginx.conf");
-    fs::write(&file, config).expect("write");
-    let mut command = Command::new(tool("nginx", "nginx-light"));
-    command.arg("-e").arg(dir.join("error.log"));
-    command.arg("-c").arg(file);
-    let program = Program::start("nginx", &mut command);
-    wait_for_port(port);
-    (program, port)
 }
 
 #[test]

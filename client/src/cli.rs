@@ -1,6 +1,7 @@
-//! The command line: arguments, the subcommands that print and end (`keygen`, `pubkey`, `check`),
+//! The command line: arguments, the subcommands that print and end (`keygen`, `pubkey`, `check`, `health`),
 //! and which failure has which exit code.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
@@ -8,13 +9,16 @@ use minitcptunnel_common::config::{ConfigError, Grace, Seconds};
 use minitcptunnel_common::dial;
 use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::identity::KeyOrigin;
-use minitcptunnel_common::log::Verbosity;
+use minitcptunnel_common::log::{Format, LogOptions, Logging, Verbosity};
+
+pub mod health;
 
 use crate::StartError;
-use crate::config::{self, Checked, Config, KeyError, Pinning};
+use crate::config::{self, Checked, Config, KeyError, Limits, Pinning, Reverse};
+use crate::forward;
 use crate::state::End;
 
-/// Offers local services on the public ports of a MiniTCPTunnel server.
+/// Offers local services on the public ports of a MiniTCPTunnel server, and carries local connections to one over TLS.
 #[derive(Parser, Debug)]
 #[command(version)]
 pub struct Arguments {
@@ -29,7 +33,7 @@ pub struct Arguments {
         default_value = "client_config.json"
     )]
     pub config: PathBuf,
-    /// Stop after this many seconds
+    /// Stop after this many seconds; of health: give up after them [default: 5]
     #[arg(long, global = true, value_name = "SECONDS")]
     pub timeout: Option<Seconds>,
     /// How long running connections may go on after a signal [default: 5, or as configured]
@@ -44,6 +48,12 @@ pub struct Arguments {
     /// Log every frame's type and length
     #[arg(long, global = true)]
     pub debug: bool,
+    /// Log to this file as well as to stdout [default: as configured]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+    /// What log lines look like: text or json [default: text, or as configured]
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub log_format: Option<Format>,
 }
 
 /// What the program can do.
@@ -57,6 +67,8 @@ pub enum Subcommands {
     Pubkey,
     /// Check the configuration and say what it would do
     Check,
+    /// Ask whether the client that runs with this configuration listens, and its servers answer; exit code 1 if not
+    Health,
 }
 
 impl Arguments {
@@ -70,33 +82,69 @@ impl Arguments {
         }
     }
 
-    /// How much is logged.
+    /// How the log is written; `configured` holds where the command line says nothing.
     #[must_use]
-    pub fn verbosity(&self) -> Verbosity {
-        match (self.debug, self.verbose) {
+    pub fn log_options(&self, configured: Logging) -> LogOptions {
+        let verbosity = match (self.debug, self.verbose) {
             (true, _) => Verbosity::Debug,
             (false, true) => Verbosity::Verbose,
             (false, false) => Verbosity::Normal,
+        };
+        LogOptions {
+            verbosity,
+            format: self.log_format,
+            file: self.log_file.clone(),
+            configured,
+            ..LogOptions::default()
         }
     }
 }
 
-/// The key first: whoever starts without a pin has something to give to the server's operator.
-///
-/// # Errors
-/// If the client cannot start with it.
-pub fn load(file: &Path, pinning: Pinning) -> Result<Checked, KeyError> {
-    let ensured = config::ensure_identity_key(file)?;
-    if ensured.origin == KeyOrigin::Created {
-        log::info!(
-            "Made a new identity key in {}; add it to the server's allowed_clients.txt",
-            file.display()
-        );
+/// A configuration that was read, and what is to be said about that as soon as there is a log.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What the client does, or why it cannot.
+    pub checked: Result<Checked, KeyError>,
+    news: Vec<String>,
+}
+
+impl Loaded {
+    /// What the configuration says about the log; where it is broken, nobody knows.
+    #[must_use]
+    pub fn logging(&self) -> Logging {
+        self.checked
+            .as_ref()
+            .map_or_else(|_| Logging::default(), |it| it.config.logging.clone())
     }
-    log::info!("CLIENT PUBLIC KEY: {}", ensured.key.public());
-    let mut checked = config::load(file, pinning)?;
-    checked.warnings.extend(ensured.warning);
-    Ok(checked)
+
+    /// Logs which key the client has, whether the rest can be used or not.
+    pub fn log_news(&self) {
+        self.news.iter().for_each(|line| log::info!("{line}"));
+    }
+}
+
+/// The key first: whoever starts without a pin has something to give to the server's operator.
+#[must_use]
+pub fn load(file: &Path, pinning: Pinning) -> Loaded {
+    let mut news = Vec::new();
+    let checked = config::runs_reverse(file).and_then(|reverse| {
+        // A certificate is all that a forward shows.
+        if !reverse {
+            return config::load(file, pinning);
+        }
+        let ensured = config::ensure_identity_key(file)?;
+        if ensured.origin == KeyOrigin::Created {
+            news.push(format!(
+                "Made a new identity key in {}; add it to the server's allowed_clients.txt",
+                file.display()
+            ));
+        }
+        news.push(format!("CLIENT PUBLIC KEY: {}", ensured.key.public()));
+        let mut checked = config::load(file, pinning)?;
+        checked.warnings.extend(ensured.warning);
+        Ok(checked)
+    });
+    Loaded { checked, news }
 }
 
 /// `keygen`: makes a key where there is none. What to print.
@@ -115,14 +163,47 @@ pub fn pubkey(file: &Path) -> Result<String, KeyError> {
     config::identity_key(file).map(|ensured| format!("CLIENT PUBLIC KEY: {}", ensured.key.public()))
 }
 
+/// Why `check` says no.
+#[derive(Debug)]
+pub enum CheckError {
+    /// What is in the file, or its key.
+    Config(KeyError),
+    /// What it refers to.
+    Forward(forward::StartError),
+}
+
+impl CheckError {
+    /// The exit code that fits.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Config(e) => code_of_config(e),
+            Self::Forward(e) => e.exit_code(),
+        }
+    }
+}
+
+impl fmt::Display for CheckError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(e) => e.fmt(f),
+            Self::Forward(e) => e.fmt(f),
+        }
+    }
+}
+
 /// `check`: what this configuration would do, in plain words.
 ///
 /// # Errors
 /// If the client would not start with it.
-pub fn check(file: &Path, pinning: Pinning) -> Result<String, KeyError> {
-    let checked = config::load(file, pinning)?;
+pub fn check(file: &Path, pinning: Pinning) -> Result<String, CheckError> {
+    let checked = config::load(file, pinning).map_err(CheckError::Config)?;
+    let mut warnings = checked.warnings;
+    for forward in &checked.config.forwards {
+        warnings.extend(forward::check(forward).map_err(CheckError::Forward)?);
+    }
     let mut text = describe(&checked.config);
-    for warning in checked.warnings {
+    for warning in warnings {
         text.push_str("\nwarning: ");
         text.push_str(&warning);
     }
@@ -131,6 +212,27 @@ pub fn check(file: &Path, pinning: Pinning) -> Result<String, KeyError> {
 
 fn describe(config: &Config) -> String {
     let mut lines = vec![format!("{} is fine.", config.file.display())];
+    if let Some(reverse) = &config.reverse {
+        describe_reverse(&mut lines, reverse, &config.limits);
+    }
+    lines.extend(config.forwards.iter().map(ToString::to_string));
+    if let Some(file) = &config.logging.file {
+        lines.push(format!(
+            "Logs to stdout and to {}: {}.",
+            file.display(),
+            config.logging.rotation
+        ));
+    }
+    lines.push(format!(
+        "Carries up to {}, in {} MiB of buffers; gives them {} s when it is stopped.",
+        config.capacity(),
+        config.memory_budget / (1024 * 1024),
+        config.grace.as_secs_f64()
+    ));
+    lines.join("\n")
+}
+
+fn describe_reverse(lines: &mut Vec<String>, config: &Reverse, limits: &Limits) {
     lines.push(format!(
         "Connects to {}{}.",
         dial::host_port(config.server_host.as_str(), config.server_port),
@@ -161,20 +263,13 @@ fn describe(config: &Config) -> String {
             )
         });
     }
-    lines.push(match config.limits.spare_channels {
+    lines.push(match limits.spare_channels {
         0 => "Keeps no data channels ready for visitors.".to_owned(),
         keep => format!(
             "Keeps data channels ready for visitors: {keep}, up to {} when many come.",
-            config.limits.max_spare_channels
+            limits.max_spare_channels
         ),
     });
-    lines.push(format!(
-        "Carries up to {}, in {} MiB of buffers; gives them {} s when it is stopped.",
-        config.capacity(),
-        config.memory_budget / (1024 * 1024),
-        config.grace.as_secs_f64()
-    ));
-    lines.join("\n")
 }
 
 /// The exit code for a configuration or key that cannot be used.

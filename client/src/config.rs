@@ -1,19 +1,28 @@
 //! The client's configuration: what was typed ([`Raw`]) and what was meant ([`Config`]).
 //!
 //! Pinning is mandatory: without the server's public key anybody on the way could play the server.
+//!
+//! Which jobs run is told by the keys: those of the reverse tunnel, those of forwards, or both; without any, the
+//! reverse tunnel alone.
 
+pub mod forward;
 mod key;
 mod tunnels;
 
+pub use forward::{
+    ClientCert, Forward, ForwardTimeouts, RawForward, RawForwardLimits, RawForwardTimeouts,
+    RawServer, RawTls,
+};
 pub use key::{EnsuredKey, KeyError, ensure_identity_key, identity_key, keygen};
 
 use minitcptunnel_common::budget::Budget;
 use minitcptunnel_common::capacity::Capacity;
 use minitcptunnel_common::config::{
     self, AnyPort, Checker, CompressionSetting, Count, CountOrNone, Grace, Host, Places, Port,
-    Seconds, Secret, Size,
+    RawListener, RawLogging, Seconds, Secret, Size, check_logging,
 };
 use minitcptunnel_common::identity::{self, IdentityKey, PublicKey};
+use minitcptunnel_common::log::Logging;
 use minitcptunnel_common::resources;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -44,6 +53,36 @@ pub struct Raw {
     pub limits: Option<RawLimits>,
     pub timeouts: Option<RawTimeouts>,
     pub grace: Option<Grace>,
+    pub logging: Option<RawLogging>,
+    pub local_listener: Option<RawListener>,
+    pub local_listen: Option<RawListener>,
+    pub remote_server: Option<RawServer>,
+    pub tls: Option<RawTls>,
+    pub preconnected: Option<CountOrNone>,
+    pub forwards: Option<Vec<RawForward>>,
+}
+
+impl Raw {
+    /// Whether the reverse job runs: a key of it is there, or none of the other.
+    fn runs_reverse(&self) -> bool {
+        // An identity alone asks for nothing; it may be left from another life of the file.
+        self.server_host.is_some()
+            || self.server_port.is_some()
+            || self.server_pub_key.is_some()
+            || self.tunnels.is_some()
+            || self.compression.is_some()
+            || !self.runs_forward()
+    }
+
+    /// Whether a key is there that only the forward job knows.
+    fn runs_forward(&self) -> bool {
+        self.local_listener.is_some()
+            || self.local_listen.is_some()
+            || self.remote_server.is_some()
+            || self.tls.is_some()
+            || self.preconnected.is_some()
+            || self.forwards.as_ref().is_some_and(|list| !list.is_empty())
+    }
 }
 
 /// One of the `tunnels` of the file.
@@ -67,6 +106,7 @@ pub struct RawLimits {
     pub pairs: Option<Count>,
     pub spare_channels: Option<CountOrNone>,
     pub max_spare_channels: Option<CountOrNone>,
+    pub connections: Option<Count>,
 }
 
 /// The `timeouts` of the file.
@@ -81,6 +121,9 @@ pub struct RawTimeouts {
     pub heartbeat_timeout: Option<Seconds>,
     pub backoff_min: Option<Seconds>,
     pub backoff_max: Option<Seconds>,
+    pub retry_within: Option<Grace>,
+    pub write: Option<Grace>,
+    pub idle: Option<Grace>,
 }
 
 /// Whether a missing pin stops the client.
@@ -98,18 +141,10 @@ pub enum Pinning {
 pub struct Config {
     /// Absolute path of the file.
     pub file: PathBuf,
-    /// Where the server is.
-    pub server_host: Host,
-    /// The server's control port.
-    pub server_port: u16,
-    /// The server's public key; `None` only with [`Pinning::InsecureOptional`].
-    pub server_pub_key: Option<PublicKey>,
-    /// This client's identity; `None` if none was made yet (see [`ensure_identity_key`]).
-    pub identity: Option<IdentityKey>,
-    /// The tunnels, in the order of the file.
-    pub tunnels: Vec<Tunnel>,
-    /// Whether data sent to the server is compressed, unless a tunnel says otherwise.
-    pub compression: CompressionSetting,
+    /// What the reverse job does; `None` if it does not run.
+    pub reverse: Option<Reverse>,
+    /// What the forward job does; without any it does not run.
+    pub forwards: Vec<Forward>,
     /// What pairs and their buffers may hold together, in bytes.
     pub memory_budget: usize,
     /// How much of everything there may be.
@@ -118,6 +153,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How long running pairs may go on after a signal.
     pub grace: Duration,
+    /// Where the log goes besides stdout, and what it says.
+    pub logging: Logging,
 }
 
 impl Config {
@@ -130,6 +167,23 @@ impl Config {
             &Budget::new(self.memory_budget),
         )
     }
+}
+
+/// What the reverse job does.
+#[derive(Clone, Debug)]
+pub struct Reverse {
+    /// Where the server is.
+    pub server_host: Host,
+    /// The server's control port.
+    pub server_port: u16,
+    /// The server's public key; `None` only with [`Pinning::InsecureOptional`].
+    pub server_pub_key: Option<PublicKey>,
+    /// This client's identity; `None` if none was made yet (see [`ensure_identity_key`]).
+    pub identity: Option<IdentityKey>,
+    /// The tunnels, in the order of the file.
+    pub tunnels: Vec<Tunnel>,
+    /// Whether data sent to the server is compressed, unless a tunnel says otherwise.
+    pub compression: CompressionSetting,
 }
 
 /// A tunnel: a public port of the server and the local service behind it.
@@ -212,6 +266,12 @@ pub struct Checked {
     pub warnings: Vec<String>,
 }
 
+/// Whether the file asks for the reverse job, which needs an identity key.
+pub fn runs_reverse(path: &Path) -> Result<bool, KeyError> {
+    let loaded = config::load::<Raw>(path).map_err(|e| key::with_example(path, e))?;
+    Ok(loaded.raw.runs_reverse())
+}
+
 /// Reads and checks the file. A broken identity key is a [`KeyError`] of its own, because it has
 /// its own exit code.
 pub fn load(path: &Path, pinning: Pinning) -> Result<Checked, KeyError> {
@@ -221,51 +281,98 @@ pub fn load(path: &Path, pinning: Pinning) -> Result<Checked, KeyError> {
 }
 
 /// Checks what was typed.
-pub fn check(raw: Raw, places: Places, pinning: Pinning) -> Result<Checked, KeyError> {
+pub fn check(mut raw: Raw, places: Places, pinning: Pinning) -> Result<Checked, KeyError> {
     let file = places.file().map(Path::to_path_buf).unwrap_or_default();
+    // So that what is relative to it keeps its meaning.
+    let absolute = std::path::absolute(&file).unwrap_or_else(|_| file.clone());
+    let folder = absolute.parent().unwrap_or(Path::new(""));
     let mut checker = Checker::new(places);
 
+    let (runs_reverse, runs_forward) = (raw.runs_reverse(), raw.runs_forward());
+    let reverse = if runs_reverse {
+        reverse(&mut checker, &file, &mut raw, pinning)?
+    } else {
+        None
+    };
+    let raw_limits = raw.limits.unwrap_or_default();
+    let raw_timeouts = raw.timeouts.unwrap_or_default();
+    let forwards = if runs_forward {
+        let first = RawForward {
+            local_listener: raw.local_listener,
+            local_listen: raw.local_listen,
+            remote_server: raw.remote_server,
+            tls: raw.tls,
+            preconnected: raw.preconnected,
+            ..RawForward::default()
+        };
+        let top = forward::Top {
+            folder,
+            limits: &raw_limits,
+            timeouts: &raw_timeouts,
+            compared: runs_reverse,
+        };
+        forward::check(&mut checker, first, raw.forwards, &top)
+    } else {
+        Vec::new()
+    };
+    let limits = limits(&mut checker, &raw_limits, resources::open_files_at_most());
+    let timeouts = if runs_reverse {
+        timeouts(&mut checker, &raw_timeouts)
+    } else {
+        Timeouts::default()
+    };
+    let logging = check_logging(&mut checker, raw.logging, folder);
+    if logging.file.as_ref() == Some(&absolute) {
+        checker.error(
+            "logging.log_file",
+            "this is the configuration file itself; the log needs a file of its own",
+        );
+    }
+
+    let warnings = checker.finish()?;
+    let config = Config {
+        file: absolute,
+        reverse,
+        forwards,
+        memory_budget: raw.memory_budget.map_or_else(Budget::usual, Size::bytes),
+        limits,
+        timeouts,
+        grace: raw.grace.map_or(Duration::from_secs(5), Grace::duration),
+        logging,
+    };
+    Ok(Checked { config, warnings })
+}
+
+/// Checks the keys of the reverse job; `None` when there is a mistake that `finish` will return.
+fn reverse(
+    checker: &mut Checker,
+    file: &Path,
+    raw: &mut Raw,
+    pinning: Pinning,
+) -> Result<Option<Reverse>, KeyError> {
     let identity = raw
         .identity_private_key_hex
         .as_ref()
-        .map(|secret| identity_of(&file, secret))
+        .map(|secret| identity_of(file, secret))
         .transpose()?
         .flatten();
-    let server_host = host(&mut checker, "server_host", raw.server_host.as_deref());
+    let server_host = host(checker, "server_host", raw.server_host.as_deref());
     let server_pub_key = pin(
-        &mut checker,
+        checker,
         raw.server_pub_key.as_deref(),
         pinning,
         identity.as_ref(),
     );
     let compression = raw.compression.unwrap_or_default();
-    let tunnels = tunnels::check(&mut checker, raw.tunnels, compression);
-    let limits = limits(
-        &mut checker,
-        &raw.limits.unwrap_or_default(),
-        resources::open_files_at_most(),
-    );
-    let timeouts = timeouts(&mut checker, &raw.timeouts.unwrap_or_default());
-
-    let warnings = checker.finish()?;
-    // `host` reported an error if there is none, and `finish` has returned it.
-    let Some(server_host) = server_host else {
-        unreachable!("a missing host is an error")
-    };
-    let config = Config {
-        file: std::path::absolute(&file).unwrap_or(file),
+    let tunnels = tunnels::check(checker, raw.tunnels.take(), compression);
+    Ok(server_host.map(|server_host| Reverse {
         server_host,
         server_port: raw.server_port.map_or(9000, |port| port.0),
         server_pub_key,
         identity,
         tunnels,
         compression,
-        memory_budget: raw.memory_budget.map_or_else(Budget::usual, Size::bytes),
-        limits,
-        timeouts,
-        grace: raw.grace.map_or(Duration::from_secs(5), Grace::duration),
-    };
-    Ok(Checked { config, warnings })
+    }))
 }
 
 /// The key of the file; an empty text counts as none.

@@ -9,6 +9,8 @@
 
 pub mod cli;
 pub mod config;
+pub mod forward;
+pub mod jobs;
 pub mod local_proxy;
 pub mod reverse;
 #[cfg(test)]
@@ -175,6 +177,11 @@ impl Handle {
             Command::CloseTunnel(id) => Input::Close(id),
         });
         Ok(())
+    }
+
+    /// Where its pairs run.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// Something that can stop this client from elsewhere.

@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 use minitcptunnel_common::config::CompressionSetting;
 use minitcptunnel_common::id::{ConnId, TunnelId};
 use minitcptunnel_common::identity::IdentityKey;
+use minitcptunnel_common::log::Logging;
 use minitcptunnel_common::wire::message::{Message, Status};
 
-use crate::config::{Config, Limits, Timeouts, Tunnel};
+use crate::config::{Config, Limits, Reverse, Timeouts, Tunnel};
 use crate::reverse::tunnels::TunnelState;
 use crate::state::Connection;
 use crate::{Client, Handle, Snapshot};
@@ -33,12 +34,15 @@ const NEVER: Duration = Duration::from_secs(3600);
 fn config(server: &FakeServer) -> Config {
     Config {
         file: "client_config.json".into(),
-        server_host: "127.0.0.1".parse().unwrap(),
-        server_port: server.port,
-        server_pub_key: Some(server.identity.public()),
-        identity: Some(own_key()),
-        tunnels: vec![tunnel("web", 8080, 1), tunnel("ssh", 2222, 1)],
-        compression: CompressionSetting::Auto,
+        reverse: Some(Reverse {
+            server_host: "127.0.0.1".parse().unwrap(),
+            server_port: server.port,
+            server_pub_key: Some(server.identity.public()),
+            identity: Some(own_key()),
+            tunnels: vec![tunnel("web", 8080, 1), tunnel("ssh", 2222, 1)],
+            compression: CompressionSetting::Auto,
+        }),
+        forwards: Vec::new(),
         limits: Limits {
             pairs: 64,
             // Tests that count connections count them all.
@@ -56,7 +60,13 @@ fn config(server: &FakeServer) -> Config {
             backoff_max: NEVER,
         },
         grace: Duration::ZERO,
+        logging: Logging::default(),
     }
+}
+
+/// The part of it that these tests change.
+fn reverse(config: &mut Config) -> &mut Reverse {
+    config.reverse.as_mut().unwrap()
 }
 
 /// As [`config`], but attempts follow each other at once.
@@ -144,7 +154,14 @@ fn dead_port() -> (socket2::Socket, u16) {
 /// A client with one tunnel to `port`, in a session, and the server's end of it.
 fn in_session(config: &Config, server: &FakeServer) -> (Handle, Peer) {
     let client = start(config);
-    let wanted = config.tunnels.iter().filter(|t| t.auto_start).count();
+    let wanted = config
+        .reverse
+        .as_ref()
+        .unwrap()
+        .tunnels
+        .iter()
+        .filter(|t| t.auto_start)
+        .count();
     let (peer, _) = server.session(wanted);
     assert!(client.wait_for(SOON, is_up).is_some());
     (client, peer)

@@ -89,6 +89,13 @@ fn between(low: Duration, high: Duration, random: u64) -> Duration {
     low + Duration::from_nanos(u64::try_from(offset).unwrap_or(span))
 }
 
+/// Bits to spread waits with. Without randomness the waits are merely not spread.
+pub fn random() -> u64 {
+    let mut bytes = [0u8; 8];
+    let _ = orion::util::secure_rand_bytes(&mut bytes);
+    u64::from_le_bytes(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

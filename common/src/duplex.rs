@@ -29,8 +29,8 @@ use std::fmt;
 use std::io::{self, BufRead, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
@@ -168,6 +168,8 @@ pub struct Socket {
     aborted: AtomicBool,
     /// Our FIN has been sent or is about to be.
     finished: AtomicBool,
+    /// How long a write may take nothing, in ms; zero: as long as the system allows.
+    write_limit: AtomicU64,
 }
 
 impl Socket {
@@ -189,7 +191,22 @@ impl Socket {
             stream,
             aborted: AtomicBool::new(false),
             finished: AtomicBool::new(false),
+            write_limit: AtomicU64::new(0),
         }))
+    }
+
+    /// From now on a write that waits for longer than this, while the peer takes nothing, fails. Looked at every
+    /// quarter of a second.
+    ///
+    /// # Errors
+    /// What the system says; never on Unix.
+    pub fn limit_writes(&self, limit: Duration) -> io::Result<()> {
+        // Where writes do not wait in slices, the system itself has to end them.
+        #[cfg(not(unix))]
+        self.stream.set_write_timeout(Some(limit))?;
+        let ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        self.write_limit.store(ms.max(1), Ordering::Relaxed);
+        Ok(())
     }
 
     /// The stream, for registering it with a poller.
@@ -264,18 +281,36 @@ impl Socket {
         self.stream.peer_addr().is_err() && !self.finished.load(Ordering::Acquire)
     }
 
-    /// Writes everything, however long the peer takes.
+    /// Writes everything, however long the peer takes, unless [`limit_writes`](Self::limit_writes) bounds that.
     pub fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        // Since when nothing is taken. The clock is read only then.
+        let mut stuck = None;
         while !bytes.is_empty() {
             self.check()?;
             match (&self.stream).write(bytes) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => bytes = &bytes[n..],
-                Err(e) if e.kind() == io::ErrorKind::Interrupted || is_pause(&e) => {}
+                Ok(n) => (bytes, stuck) = (&bytes[n..], None),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if is_pause(&e) => {
+                    let since = *stuck.get_or_insert_with(Instant::now);
+                    self.check_limit(since)?;
+                }
                 Err(e) => return Err(e),
             }
         }
         Ok(())
+    }
+
+    fn check_limit(&self, since: Instant) -> io::Result<()> {
+        let limit = self.write_limit.load(Ordering::Relaxed);
+        if limit == 0 || cfg!(unix) && since.elapsed() < Duration::from_millis(limit) {
+            return Ok(());
+        }
+        let what = format!(
+            "it takes nothing for {} s (timeouts.write)",
+            limit as f64 / 1e3
+        );
+        Err(io::Error::new(io::ErrorKind::TimedOut, what))
     }
 
     /// Writes everything, or with [`Wait::Never`] what the system takes at once, if only nothing.
@@ -362,9 +397,13 @@ fn no_reset(stream: &TcpStream) {
 /// Until its end is announced it ends with a reset, whatever happens: when this process is killed in the
 /// middle, the far application must not take what it got for the whole.
 pub fn tcp(stream: TcpStream) -> io::Result<Duplex> {
-    let socket = Socket::new(stream)?;
+    Ok(tcp_over(Socket::new(stream)?))
+}
+
+/// As [`tcp`], over a socket that is set up already.
+pub fn tcp_over(socket: Arc<Socket>) -> Duplex {
     reset(&socket.stream);
-    Ok(Duplex {
+    Duplex {
         source: Box::new(TcpSource {
             socket: socket.clone(),
             wait: Wait::default(),
@@ -377,7 +416,7 @@ pub fn tcp(stream: TcpStream) -> io::Result<Duplex> {
             wait: Wait::default(),
         }),
         abort: socket,
-    })
+    }
 }
 
 struct TcpSource {

@@ -7,7 +7,7 @@
 //! | 1 | unexpected failure |
 //! | 2 | the command line is wrong |
 //! | 3 | the configuration is wrong |
-//! | 4 | the key file or identity is unusable |
+//! | 4 | the key file, identity, or a certificate is unusable |
 //! | 5 | cannot bind or listen |
 //! | 6 | the server refused the client for good |
 //! | 7 | the system has no threads or descriptors left |
@@ -31,6 +31,7 @@ pub enum ExitCode {
     /// 3: the configuration file, or the list of allowed clients, is missing, unreadable or wrong.
     Configuration = 3,
     /// 4: the key file cannot be read, written or understood, or the pinned key of the server is missing.
+    /// The same for certificates, their keys and CAs.
     Identity = 4,
     /// 5: an address or port cannot be bound or listened on.
     Bind = 5,
@@ -70,7 +71,7 @@ impl ExitCode {
             Self::Failure => "unexpected failure",
             Self::Usage => "the command line is wrong",
             Self::Configuration => "the configuration is wrong",
-            Self::Identity => "the key file or identity is unusable",
+            Self::Identity => "the key file, identity, or a certificate is unusable",
             Self::Bind => "cannot bind or listen",
             Self::Refused => "the server refused the client for good",
             Self::Resources => "the system has no threads or descriptors left",

@@ -1,5 +1,6 @@
 //! What the MiniTCPTunnel programs share. `common/README.md` draws the rooms and the arrows.
 
+pub mod addresses;
 pub mod backoff;
 pub mod budget;
 pub mod capacity;
@@ -10,13 +11,16 @@ pub mod duplex;
 pub mod evloop;
 pub mod exit;
 pub mod files;
+pub mod health;
 pub mod id;
 pub mod identity;
 pub mod log;
 pub mod metrics;
+pub mod pki;
 pub mod pool;
 pub mod relay;
 pub mod resources;
+pub mod signals;
 pub mod wire;
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! The log: what is said, how loudly, and why saying it can never hurt.
 //!
 //! ```text
-//!  any thread                       bounded queue                  thread "log"
+//!  any thread                       bounded queues                 threads "log", "log-file"
 //!  log::info!(..) -> one safe line --try_send--> | | | | | | --> write whole lines --> stdout
+//!                                  \-try_send--> | | | | | | --> write whole lines --> log file, if there is one
 //!                                   \-- full: dropped and counted; a line says how many
 //! ```
 //!
@@ -12,12 +13,15 @@
 //! | --- | --- | --- |
 //! | ERROR | the program cannot do its job | whoever is on call |
 //! | WARN | someone should look, soon | the operator |
-//! | INFO | one line per session, tunnel, link, certificate | the operator |
-//! | DEBUG | one line per pair and per refusal | whoever hunts a fault |
+//! | INFO | one line per session, tunnel, link, certificate; one at the end of a forward's connection | the operator |
+//! | DEBUG | one line per pair of a reverse tunnel, per beginning of a forward's, per refusal | whoever hunts a fault |
 //! | TRACE | frames by type and length | whoever works on the code |
 //!
 //! At no level: keys, tokens, payload. What strangers can cause at will goes through [`Quiet`], so that an
 //! attack is one line per kind and interval, and not a full disk.
+//!
+//! How much is said: `--debug` or `-v`, else `RUST_LOG`, else `logging.level` of the configuration, else INFO.
+//! A configured level asks for what the command line would: `debug` is `-v`, `trace` is `--debug`.
 //!
 //! # Format
 //!
@@ -31,16 +35,28 @@
 //! escaped here, for all records: nothing that came over the network can forge a line or drive a terminal. Within
 //! a line, write values that strangers choose with `{:?}`, which also keeps them from forging a `key=value`.
 //!
+//! With `logging.format: json` a record is one object on one line, with the keys `ts`, `level`, `target` and
+//! `msg`; the same characters are escaped, in JSON's way, so that a parser gets the text as it was.
+//!
+//! # Log file
+//!
+//! It stands beside stdout and gets the same lines, never coloured. Old ones are `FILE.1` (the youngest) to
+//! `FILE.N`; a line is never split between two. A file that was moved or removed (logrotate) is opened anew: at
+//! SIGHUP (see [`crate::signals`]), and without it with the first line a second later.
+//!
 //! # Never in the way
 //!
 //! The thread that logs formats its own line and hands it over without waiting. If nobody reads stdout, lines
-//! beyond the queue's limits are dropped; if stdout is closed or its disk is full, lines are lost; traffic goes
-//! on in every case. When writing works again, one line says how many are missing. At exit the queue is written
+//! beyond the queue's limits are dropped; if stdout is closed or a disk is full, lines are lost; traffic goes
+//! on in every case, and neither output waits for the other. When writing works again, one line says how many are
+//! missing. That the file fails, and that it works again, is said on stdout, too. At exit the queues are written
 //! out for as long as [`LogGuard::flush`] is told, and no longer.
 
+mod file;
 mod limit;
 mod line;
 mod queue;
+mod settings;
 
 use std::any::Any;
 use std::env;
@@ -49,49 +65,18 @@ use std::io::{self, IsTerminal, Write};
 use std::panic;
 use std::sync::OnceLock;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use ::log::{LevelFilter, Log, Metadata, Record};
+use ::log::{Level, LevelFilter, Log, Metadata, Record};
 
+use file::LogFile;
 pub use limit::{More, Quiet, RateLimited, Say};
-use queue::{Limits, Queue};
+use line::Style;
+use queue::{Destination, Limits, Output, Queue};
+pub use settings::{Colour, Format, FormatError, LogOptions, Logging, Rotation, Verbosity};
 
 /// How long the end of the program waits for the log when nobody says otherwise.
 pub const FLUSH_AT_EXIT: Duration = Duration::from_secs(1);
-
-/// What `-v`, `--debug` or neither asks for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Verbosity {
-    /// `RUST_LOG` if it is set, otherwise INFO.
-    #[default]
-    Normal,
-    /// `-v`: DEBUG for our crates, INFO for libraries.
-    Verbose,
-    /// `--debug`: TRACE for our crates, DEBUG for libraries. A library's TRACE is not bound by our contract and
-    /// may show what ours never does.
-    Debug,
-}
-
-/// Whether levels are coloured.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Colour {
-    /// If stdout is a terminal that understands colour, and `NO_COLOR` is not set.
-    #[default]
-    Auto,
-    /// Always.
-    Always,
-    /// Never.
-    Never,
-}
-
-/// How to log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LogOptions {
-    /// How much.
-    pub verbosity: Verbosity,
-    /// In colour or not.
-    pub colour: Colour,
-}
 
 /// Keep it until the end of `main`: dropping it writes out what is still queued, for at most [`FLUSH_AT_EXIT`].
 /// Code that ends the process elsewhere calls `log::logger().flush()`, which does the same.
@@ -100,10 +85,10 @@ pub struct LogOptions {
 pub struct LogGuard(());
 
 impl LogGuard {
-    /// Waits until everything logged so far is written (or lost, if stdout is gone), but not longer than
+    /// Waits until everything logged so far is written (or lost, if that is not possible), but not longer than
     /// `timeout`. Says whether that was long enough.
     pub fn flush(&self, timeout: Duration) -> bool {
-        QUEUE.get().is_none_or(|queue| queue.flush(timeout))
+        QUEUES.get().is_none_or(|queues| queues.flush(timeout))
     }
 }
 
@@ -113,8 +98,49 @@ impl Drop for LogGuard {
     }
 }
 
-/// The queue of the one logger of this process.
-static QUEUE: OnceLock<Queue> = OnceLock::new();
+/// The queues of the one logger of this process.
+static QUEUES: OnceLock<Queues> = OnceLock::new();
+
+/// One queue per output.
+#[derive(Clone)]
+struct Queues {
+    stdout: Queue,
+    file: Option<Queue>,
+}
+
+impl Queues {
+    fn start(options: &LogOptions, style: Style) -> io::Result<Self> {
+        let to_stdout = Output {
+            to: Destination::Stdout(standard_output()),
+            style,
+            elsewhere: None,
+        };
+        let (stdout, _thread) = queue::start(to_stdout, Limits::default())?;
+        let file = match options.file() {
+            None => None,
+            Some(path) => {
+                let to_file = Output {
+                    to: Destination::File(LogFile::new(path, options.configured.rotation)),
+                    style: style.plain(),
+                    elsewhere: Some(stdout.clone()),
+                };
+                let (queue, _thread) = queue::start(to_file, Limits::default())?;
+                Some(queue)
+            }
+        };
+        Ok(Self { stdout, file })
+    }
+
+    fn flush(&self, timeout: Duration) -> bool {
+        /// Longer than anybody waits, and no clock ends before.
+        const LONG: Duration = Duration::from_secs(3600);
+        let now = Instant::now();
+        let deadline = now.checked_add(timeout).unwrap_or_else(|| now + LONG);
+        // Both in any case: the one that hangs must not cost the other its last lines.
+        let file = self.file.as_ref().is_none_or(|file| file.flush(deadline));
+        self.stdout.flush(deadline) && file
+    }
+}
 
 /// Starts the log of the process and makes panics of any thread one ERROR line in it.
 ///
@@ -122,18 +148,22 @@ static QUEUE: OnceLock<Queue> = OnceLock::new();
 /// the log, stderr says so once and the program runs without one: its own threads will fail next, and `main`
 /// reports that better.
 pub fn init(options: LogOptions) -> LogGuard {
-    if QUEUE.get().is_some() {
+    if QUEUES.get().is_some() {
         return LogGuard(());
     }
-    let colour = wants_colour(
-        options.colour,
-        io::stdout().is_terminal(),
-        env::var_os("NO_COLOR").as_deref(),
-        env::var_os("TERM").as_deref(),
-    );
-    let started = queue::start(standard_output(), Limits::default(), colour);
-    let queue = match started {
-        Ok((queue, _thread)) => queue,
+    let style = match options.format() {
+        Format::Json => Style::Json,
+        Format::Text => Style::Text {
+            colour: wants_colour(
+                options.colour,
+                io::stdout().is_terminal(),
+                env::var_os("NO_COLOR").as_deref(),
+                env::var_os("TERM").as_deref(),
+            ),
+        },
+    };
+    let queues = match Queues::start(&options, style) {
+        Ok(queues) => queues,
         Err(error) => {
             // Nowhere left to report a failure of this report.
             let _ = writeln!(
@@ -143,29 +173,46 @@ pub fn init(options: LogOptions) -> LogGuard {
             return LogGuard(());
         }
     };
-    let filter = filter(options.verbosity, env::var("RUST_LOG").ok().as_deref());
+    let filter = filter(
+        options.verbosity,
+        env::var("RUST_LOG").ok().as_deref(),
+        options.configured.level,
+    );
     let level = filter.filter();
     let front = Front {
         filter,
-        queue: queue.clone(),
-        colour,
+        queues: queues.clone(),
+        style,
     };
     // Fails when another thread was faster, or when a test brought its own logger: then that one stays.
     if ::log::set_boxed_logger(Box::new(front)).is_ok() {
         ::log::set_max_level(level);
         // Nobody else sets it: only one caller gets here.
-        let _ = QUEUE.set(queue);
+        let _ = QUEUES.set(queues);
         log_panics();
     }
     LogGuard(())
+}
+
+/// Whether there is a log file. It is there from [`init`] on, whether it can be written or not.
+#[must_use]
+pub fn has_file() -> bool {
+    QUEUES.get().is_some_and(|queues| queues.file.is_some())
+}
+
+/// Has the log file opened anew: what has its name now takes the lines from here on. Without one nothing happens.
+pub fn reopen() {
+    if let Some(file) = QUEUES.get().and_then(|queues| queues.file.as_ref()) {
+        file.reopen();
+    }
 }
 
 /// What the `log` macros call.
 struct Front {
     /// Used for its filter only: its writer would hold a lock while it writes.
     filter: env_logger::Logger,
-    queue: Queue,
-    colour: bool,
+    queues: Queues,
+    style: Style,
 }
 
 impl Log for Front {
@@ -174,19 +221,28 @@ impl Log for Front {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if self.filter.matches(record) {
-            self.queue.offer(line::render(
-                SystemTime::now(),
-                record.level(),
-                record.target(),
-                *record.args(),
-                self.colour,
-            ));
+        if !self.filter.matches(record) {
+            return;
         }
+        let now = SystemTime::now();
+        let line = |style| {
+            let (level, target) = (record.level(), record.target());
+            line::render(now, level, target, *record.args(), style)
+        };
+        let to_stdout = line(self.style);
+        if let Some(file) = &self.queues.file {
+            let plain = self.style.plain();
+            file.offer(if plain == self.style {
+                to_stdout.clone()
+            } else {
+                line(plain)
+            });
+        }
+        self.queues.stdout.offer(to_stdout);
     }
 
     fn flush(&self) {
-        self.queue.flush(FLUSH_AT_EXIT);
+        self.queues.flush(FLUSH_AT_EXIT);
     }
 }
 
@@ -231,23 +287,34 @@ fn wants_colour(
     }
 }
 
-/// Which records are wanted.
-fn filter(verbosity: Verbosity, rust_log: Option<&str>) -> env_logger::Logger {
+/// Which records are wanted: the command line, or `RUST_LOG`, or the configured level, or INFO.
+fn filter(
+    verbosity: Verbosity,
+    rust_log: Option<&str>,
+    configured: Option<Level>,
+) -> env_logger::Logger {
     /// What the module paths (and the shortened targets) of our programs begin with.
     const OURS: [&str; 3] = ["minitcptunnel", "server", "client"];
 
     let mut builder = env_logger::Builder::new();
-    let (ours, others) = match verbosity {
-        Verbosity::Debug => (LevelFilter::Trace, LevelFilter::Debug),
-        Verbosity::Verbose => (LevelFilter::Debug, LevelFilter::Info),
+    let ours = match verbosity {
+        Verbosity::Debug => Level::Trace,
+        Verbosity::Verbose => Level::Debug,
         Verbosity::Normal => {
-            match rust_log.filter(|directives| !directives.trim().is_empty()) {
-                Some(directives) => builder.parse_filters(directives),
-                None => builder.filter_level(LevelFilter::Info),
-            };
-            return builder.build();
+            if let Some(directives) = rust_log.filter(|directives| !directives.trim().is_empty()) {
+                builder.parse_filters(directives);
+                return builder.build();
+            }
+            configured.unwrap_or(Level::Info)
         }
     };
+    // What libraries say at their two lowest levels is for whoever works on them.
+    let others = match ours {
+        Level::Trace => LevelFilter::Debug,
+        Level::Debug => LevelFilter::Info,
+        level => level.to_level_filter(),
+    };
+    let ours = ours.to_level_filter();
     builder.filter_level(others);
     for prefix in OURS {
         builder.filter_module(prefix, ours);
@@ -335,48 +402,48 @@ mod tests {
     /// The loudest level each kind of target gets.
     #[test]
     fn verbosity_decides_the_levels() {
+        use Level::{Debug, Error, Info, Trace, Warn};
         let table = [
-            (
-                Verbosity::Normal,
-                None,
-                Some(Level::Info),
-                Some(Level::Info),
-            ),
-            (
-                Verbosity::Normal,
-                Some(" "),
-                Some(Level::Info),
-                Some(Level::Info),
-            ),
+            (Verbosity::Normal, None, None, Some((Info, Info))),
+            (Verbosity::Normal, Some(" "), None, Some((Info, Info))),
             (Verbosity::Normal, Some("off"), None, None),
             (
                 Verbosity::Normal,
                 Some("warn,minitcptunnel_server=trace"),
-                Some(Level::Trace),
-                Some(Level::Warn),
-            ),
-            (
-                Verbosity::Verbose,
                 None,
-                Some(Level::Debug),
-                Some(Level::Info),
+                Some((Trace, Warn)),
             ),
-            // The command line wins.
+            (Verbosity::Verbose, None, None, Some((Debug, Info))),
+            (Verbosity::Debug, None, None, Some((Trace, Debug))),
+            // The configured level, when nobody else says anything.
+            (Verbosity::Normal, None, Some(Error), Some((Error, Error))),
+            (Verbosity::Normal, None, Some(Warn), Some((Warn, Warn))),
+            (Verbosity::Normal, Some(""), Some(Info), Some((Info, Info))),
+            (Verbosity::Normal, None, Some(Debug), Some((Debug, Info))),
+            (Verbosity::Normal, None, Some(Trace), Some((Trace, Debug))),
+            // RUST_LOG wins over it, the command line over both.
+            (
+                Verbosity::Normal,
+                Some("info"),
+                Some(Error),
+                Some((Info, Info)),
+            ),
             (
                 Verbosity::Verbose,
                 Some("off"),
-                Some(Level::Debug),
-                Some(Level::Info),
+                Some(Error),
+                Some((Debug, Info)),
             ),
             (
                 Verbosity::Debug,
-                None,
-                Some(Level::Trace),
-                Some(Level::Debug),
+                Some("off"),
+                Some(Warn),
+                Some((Trace, Debug)),
             ),
         ];
-        for (verbosity, rust_log, ours, others) in table {
-            let logger = filter(verbosity, rust_log);
+        for (verbosity, rust_log, configured, loudest) in table {
+            let logger = filter(verbosity, rust_log, configured);
+            let (ours, others) = loudest.unzip();
             for (target, loudest) in [
                 ("minitcptunnel_server::control", ours),
                 ("mio::poll", others),
@@ -385,7 +452,7 @@ mod tests {
                     assert_eq!(
                         allows(&logger, target, level),
                         loudest.is_some_and(|loudest| level <= loudest),
-                        "{verbosity:?} {rust_log:?} {target} {level}"
+                        "{verbosity:?} {rust_log:?} {configured:?} {target} {level}"
                     );
                 }
             }

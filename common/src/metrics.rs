@@ -233,11 +233,13 @@ pub enum Refusal {
     SessionEnded,
     /// `memory_budget` is used up.
     Memory,
+    /// The other side could not be reached.
+    Unreachable,
 }
 
 impl Refusal {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Waiting,
         Self::Pairs,
         Self::Unclaimed,
@@ -245,6 +247,7 @@ impl Refusal {
         Self::Resources,
         Self::SessionEnded,
         Self::Memory,
+        Self::Unreachable,
     ];
 
     /// The name in logs and snapshots.
@@ -257,6 +260,7 @@ impl Refusal {
             Self::Resources => "no_resources",
             Self::SessionEnded => "session_ended",
             Self::Memory => "no_memory",
+            Self::Unreachable => "unreachable",
         }
     }
 }
@@ -352,11 +356,11 @@ mod tests {
             }
         }
         assert_eq!(refusals.of(Refusal::ByClient), 4);
-        assert_eq!(refusals.total(), 28);
+        assert_eq!(refusals.total(), 36);
         assert!(
             refusals
                 .to_string()
-                .starts_with("refused=28 too_many_waiting=1 too_many_pairs=2")
+                .starts_with("refused=36 too_many_waiting=1 too_many_pairs=2")
         );
     }
 

@@ -95,6 +95,8 @@ pub(crate) struct Pair {
     moved: [AtomicU64; 2],
     running: AtomicUsize,
     started: Instant,
+    /// What had been moved at the last look that saw something new, and when that was.
+    seen: Mutex<Option<(u64, Instant)>>,
     verdict: Mutex<Verdict>,
     on_end: Mutex<Option<OnEnd>>,
 }
@@ -116,6 +118,34 @@ impl Pair {
     /// Ends both directions now.
     pub(crate) fn abort(&self) {
         self.verdict().failure.get_or_insert(Why::Aborted);
+        self.abort_duplexes();
+    }
+
+    /// Bytes in both directions.
+    pub(crate) fn moved(&self) -> u64 {
+        (self.moved.iter())
+            .map(|one| one.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    /// Whether nothing has moved for `limit`, as far as those know who ask this again and again.
+    pub(crate) fn is_idle(&self, limit: Duration, now: Instant) -> bool {
+        let moved = self.moved();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let (then, since) = *seen.get_or_insert((0, self.started));
+        if then == moved {
+            return now.saturating_duration_since(since) >= limit;
+        }
+        *seen = Some((moved, now));
+        false
+    }
+
+    /// Ends both directions: nothing has moved for too long.
+    pub(crate) fn end_idle(&self) {
+        let what = "nothing has moved for the time that is allowed";
+        self.verdict().failure.get_or_insert_with(|| {
+            Why::Failed(Side::External, io::ErrorKind::TimedOut, what.into())
+        });
         self.abort_duplexes();
     }
 
@@ -218,6 +248,7 @@ pub(crate) fn join(
         moved: [AtomicU64::new(0), AtomicU64::new(0)],
         running: AtomicUsize::new(2),
         started: Instant::now(),
+        seen: Mutex::default(),
         verdict: Mutex::default(),
         on_end: Mutex::new(Some(on_end)),
     });

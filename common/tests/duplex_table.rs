@@ -1,7 +1,7 @@
 //! One table of behaviours, run over every kind of duplex.
 //!
 //! A row is what must hold, a column a [`Kind`](path::Kind): plain TCP, sealed, sealed as an
-//! original speaks it, sealed and compressed, each alone and within the real path of two pools. Where
+//! original speaks it, sealed and compressed, TLS of both versions, each alone and within the real path of two pools. Where
 //! kinds differ by their nature, the row says how. `DUPLEX_TABLE=words` runs only cases whose name
 //! contains them.
 
@@ -14,6 +14,8 @@ mod aborts;
 mod cuts;
 #[path = "duplex_table/flows.rs"]
 mod flows;
+#[path = "duplex_table/handshakes.rs"]
+mod handshakes;
 #[path = "duplex_table/hostile.rs"]
 mod hostile;
 #[path = "duplex_table/path.rs"]
@@ -24,6 +26,12 @@ mod pools;
 mod resting;
 #[path = "duplex_table/rig.rs"]
 mod rig;
+#[path = "duplex_table/speed.rs"]
+mod speed;
+#[path = "duplex_table/tls.rs"]
+mod tls;
+#[path = "duplex_table/tls_hostile.rs"]
+mod tls_hostile;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -37,6 +45,8 @@ use path::{Kind, Layer};
 #[derive(Clone, Copy)]
 enum Over {
     All,
+    /// All but plain TCP.
+    Protected,
     Sealed,
     /// With FIN frames.
     TellsEnds,
@@ -47,19 +57,27 @@ enum Over {
     LegacyChain,
     /// Rows for which the layer makes no difference and a column costs much.
     SealedChain,
+    /// Both versions, alone.
+    Tls,
+    Tls12,
+    Tls13,
 }
 
 impl Over {
     fn has(self, kind: Kind) -> bool {
         match self {
             Self::All => true,
+            Self::Protected => kind.is_protected(),
             Self::Sealed => kind.is_sealed(),
-            Self::TellsEnds => kind.tells_ends(),
+            Self::TellsEnds => kind.is_sealed() && kind.tells_ends(),
             Self::Direct => !kind.chain,
             Self::SealedDirect => kind.is_sealed() && !kind.chain,
             Self::Chains => kind.chain,
             Self::LegacyChain => kind.chain && kind.layer == Layer::Legacy,
             Self::SealedChain => kind.chain && kind.layer == Layer::Sealed,
+            Self::Tls => !kind.chain && kind.is_tls(),
+            Self::Tls12 => !kind.chain && kind.layer == Layer::Tls12,
+            Self::Tls13 => !kind.chain && kind.layer == Layer::Tls13,
         }
     }
 }
@@ -80,7 +98,7 @@ type Row = (&'static str, Over, Load, fn(Kind));
 #[rustfmt::skip]
 const TABLE: &[Row] = {
     use Load::{Heavy, Light, Timed};
-    use Over::{All, Chains, Direct, LegacyChain, Sealed, SealedChain, SealedDirect, TellsEnds};
+    use Over::{All, Chains, Direct, LegacyChain, Protected, Sealed, SealedChain, SealedDirect, TellsEnds, Tls, Tls12, Tls13};
     &[
         // The longest first, so that they wait beside each other.
         ("drain", Chains, Light, pools::drain),
@@ -103,9 +121,9 @@ const TABLE: &[Row] = {
         ("close at rest", All, Light, cuts::close_at_rest),
         ("cut in flight", All, Heavy, cuts::cut_in_flight),
         ("application resets", Chains, Heavy, cuts::application_resets),
-        ("truncated frame", Sealed, Light, cuts::truncated_frame),
-        ("flipped bit", Sealed, Light, cuts::flipped_bit),
-        ("flipped bit at rest", Sealed, Light, cuts::flipped_bit_at_rest),
+        ("truncated frame", Protected, Light, cuts::truncated_frame),
+        ("flipped bit", Protected, Light, cuts::flipped_bit),
+        ("flipped bit at rest", Protected, Light, cuts::flipped_bit_at_rest),
         ("flipped length", Sealed, Light, cuts::flipped_length),
         ("replayed frame", Sealed, Light, cuts::replayed_frame),
         ("swapped frames", Sealed, Light, cuts::swapped_frames),
@@ -141,14 +159,37 @@ const TABLE: &[Row] = {
         ("much is heavy", SealedDirect, Light, resting::much_is_heavy),
         ("when readable", SealedChain, Light, resting::when_readable),
         ("panic at rest", Chains, Light, resting::panic_at_rest),
+        ("handshake in single bytes", Tls, Light, handshakes::in_single_bytes),
+        ("early bytes", Tls, Light, handshakes::early_bytes),
+        ("handshake dribbles", Tls, Timed, handshakes::dribble),
+        ("handshake in threads", Tls, Light, handshakes::run),
+        ("no handshake", Tls, Light, handshakes::nonsense),
+        ("a hello without end", Tls, Light, handshakes::hello_without_end),
+        ("a long chain", Tls, Light, handshakes::long_chain),
+        ("refused certificate", Tls, Light, handshakes::refused_certificate),
+        ("nothing in common", Tls, Light, handshakes::nothing_in_common),
+        ("ready and gone", Tls, Light, handshakes::ready_and_gone),
+        ("no memory for TLS", Tls, Light, handshakes::no_memory),
+        ("memory comes back", Tls, Light, handshakes::memory_comes_back),
+        ("little needs no worker with TLS", Tls, Light, tls_hostile::little_needs_no_worker),
+        ("odd but legal records", Tls, Light, tls_hostile::odd_but_legal),
+        ("data after close_notify", Tls, Light, tls_hostile::data_after_close_notify),
+        ("nothing without end", Tls, Light, tls_hostile::nothing_without_end),
+        ("damage after our end", Tls, Light, tls_hostile::damage_after_our_end),
+        ("fatal alert", Tls, Light, tls_hostile::fatal_alert),
+        ("renegotiation", Tls12, Light, tls_hostile::renegotiation),
+        ("key updates", Tls13, Light, tls_hostile::key_updates),
+        ("ticket in parts", Tls13, Light, tls_hostile::ticket_in_parts),
+        ("tickets that never fit", Tls13, Light, tls_hostile::tickets_that_never_fit),
+        ("many tickets are heavy", Tls13, Light, tls_hostile::many_tickets_are_heavy),
     ]
 };
 
-/// Rows times columns, counted by hand: 17 rows over all 8, 14 over the 6 sealed, 9 over the 4
-/// chains, 4 over the 4 that are direct, 1 over the 4 with FIN frames, 7 over 3, 4 over one. On Linux
-/// one more over the 4 that are direct.
+/// Rows times columns, counted by hand: 17 rows over all 11, 3 over the 9 that are protected, 11 over the 6 sealed, 9
+/// over the 5 chains, 4 over the 6 that are direct, 1 over the 4 with FIN frames, 7 over 3, 18 over 2, 9 over one. On
+/// Linux one more over the 6 that are direct.
 const CASES: usize =
-    136 + 84 + 36 + 16 + 4 + 21 + 4 + if cfg!(target_os = "linux") { 4 } else { 0 };
+    187 + 27 + 66 + 45 + 24 + 4 + 21 + 36 + 9 + if cfg!(target_os = "linux") { 6 } else { 0 };
 
 #[test]
 fn the_table_holds_for_every_kind() {
@@ -223,7 +264,15 @@ fn watch() -> Arc<Mutex<BTreeMap<String, Instant>>> {
 #[test]
 #[ignore = "a measurement"]
 fn memory_of_idle_pairs() {
-    for line in pools::memory_of_idle_pairs() {
-        println!("{line}");
+    for layer in [Layer::Packed, Layer::Tls12, Layer::Tls13] {
+        for line in pools::memory_of_idle_pairs(layer) {
+            println!("{line}");
+        }
     }
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn speed_of_relays() {
+    speed::measure();
 }

@@ -1,4 +1,7 @@
-//! The subcommands that print and end: `pubkey`, `check`.
+//! The subcommands that print and end: `pubkey`, `check`, `health`, `certs`.
+
+pub mod certs;
+pub mod health;
 
 use std::fmt::Write;
 
@@ -7,6 +10,8 @@ use minitcptunnel_common::identity::{self, AllowListFile, IdentityKey};
 use minitcptunnel_common::resources;
 
 use crate::config::{Checked, Config};
+use crate::forward;
+use crate::jobs;
 use crate::reverse::StartError;
 use crate::reverse::within::Within;
 
@@ -26,13 +31,47 @@ pub fn pubkey(config: &Config) -> Result<String, StartError> {
 ///
 /// # Errors
 /// If the server would not start with it.
-pub fn check(checked: &Checked) -> Result<String, StartError> {
+pub fn check(checked: &Checked) -> Result<String, jobs::StartError> {
     let config = &checked.config;
     let mut text = String::from("The configuration is fine.\n");
     let mut line = |args: std::fmt::Arguments<'_>| {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{args}");
     };
+    if config.reverse {
+        check_reverse(config, &mut line).map_err(jobs::StartError::Reverse)?;
+    }
+    for forward in &config.forwards {
+        line(format_args!("{forward}"));
+        let said = forward::check(forward).map_err(jobs::StartError::Forward)?;
+        for warning in said {
+            line(format_args!("warning: {warning}"));
+        }
+    }
+    if let Some(file) = &config.logging.file {
+        line(format_args!(
+            "Logs to stdout and to {}: {}.",
+            file.display(),
+            config.logging.rotation
+        ));
+    }
+    line(format_args!(
+        "Carries up to {}, in {} MiB of buffers; gives them {} s when it is stopped.",
+        Within::new(resources::open_files_at_most(), config).pairs,
+        config.memory_budget / (1024 * 1024),
+        config.grace.as_secs_f64()
+    ));
+    for warning in &checked.warnings {
+        line(format_args!("warning: {warning}"));
+    }
+    Ok(text.trim_end().to_owned())
+}
+
+/// The part of the reverse tunnel.
+fn check_reverse(
+    config: &Config,
+    line: &mut impl FnMut(std::fmt::Arguments<'_>),
+) -> Result<(), StartError> {
     line(format_args!(
         "Takes clients on port {} of {}, {} at a time.",
         config.port, config.bind, config.max_clients
@@ -73,16 +112,7 @@ pub fn check(checked: &Checked) -> Result<String, StartError> {
         "Clients may open {ports} on {}, {} tunnels each.",
         config.tunnel_bind, config.limits.tunnels_per_client
     ));
-    line(format_args!(
-        "Carries up to {}, in {} MiB of buffers; gives them {} s when it is stopped.",
-        Within::new(resources::open_files_at_most(), config).pairs,
-        config.memory_budget / (1024 * 1024),
-        config.grace.as_secs_f64()
-    ));
-    for warning in &checked.warnings {
-        line(format_args!("warning: {warning}"));
-    }
-    Ok(text.trim_end().to_owned())
+    Ok(())
 }
 
 fn key_of(config: &Config) -> Result<Option<IdentityKey>, StartError> {

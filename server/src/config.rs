@@ -1,14 +1,25 @@
 //! The server's configuration: what was typed ([`Raw`]) and what was meant ([`Config`]).
 //!
 //! Every key is optional, so the server runs without a file; the command line wins over the file.
+//!
+//! Which jobs run is told by the keys: those of the reverse tunnel, those of forwards, or both; without any, the
+//! reverse tunnel alone.
+
+pub mod forward;
+
+pub use forward::{
+    Forward, ForwardLimits, ForwardTimeouts, RawForward, RawForwardLimits, RawForwardTimeouts,
+    RawTarget, RawTls, Tls,
+};
 
 use minitcptunnel_common::budget::Budget;
 use minitcptunnel_common::config::{
     self, AnyPort, Checker, CompressionSetting, ConfigError, Count, Grace, Places, PortSet,
-    Problem, Seconds, Size,
+    Problem, RawListener, RawLogging, Seconds, Size, check_logging,
 };
+use minitcptunnel_common::log::Logging;
 use serde::Deserialize;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,6 +40,33 @@ pub struct Raw {
     pub limits: Option<RawLimits>,
     pub timeouts: Option<RawTimeouts>,
     pub grace: Option<Grace>,
+    pub logging: Option<RawLogging>,
+    pub server_listener: Option<RawListener>,
+    pub target_service: Option<RawTarget>,
+    pub tls: Option<RawTls>,
+    pub forwards: Option<Vec<RawForward>>,
+}
+
+impl Raw {
+    /// Whether a key is there that only the reverse job knows.
+    fn has_reverse(&self) -> bool {
+        self.port.is_some()
+            || self.bind.is_some()
+            || self.tunnel_bind.is_some()
+            || self.identity_key_file.is_some()
+            || self.allowed_clients_file.is_some()
+            || self.max_clients.is_some()
+            || self.allowed_ports.is_some()
+            || self.compression.is_some()
+    }
+
+    /// Whether a key is there that only the forward job knows.
+    fn has_forward(&self) -> bool {
+        self.server_listener.is_some()
+            || self.target_service.is_some()
+            || self.tls.is_some()
+            || self.forwards.as_ref().is_some_and(|list| !list.is_empty())
+    }
 }
 
 /// The `limits` of the file.
@@ -43,6 +81,7 @@ pub struct RawLimits {
     pub waiting_connections: Option<Count>,
     pub pairs: Option<Count>,
     pub tunnels_per_client: Option<Count>,
+    pub connections: Option<Count>,
 }
 
 /// The `timeouts` of the file.
@@ -54,6 +93,9 @@ pub struct RawTimeouts {
     pub first_frame: Option<Seconds>,
     pub pairing: Option<Seconds>,
     pub session_silence: Option<Seconds>,
+    pub connect: Option<Seconds>,
+    pub write: Option<Grace>,
+    pub idle: Option<Grace>,
 }
 
 /// What the command line says; it wins over the file.
@@ -94,6 +136,12 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How long running pairs may go on after a signal.
     pub grace: Duration,
+    /// Where the log goes besides stdout, and what it says.
+    pub logging: Logging,
+    /// Whether the reverse job runs. What it needs is above, and stands at its defaults when it does not.
+    pub reverse: bool,
+    /// What the forward job does; without any it does not run.
+    pub forwards: Vec<Forward>,
 }
 
 /// How much of everything there may be.
@@ -177,6 +225,10 @@ pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Checked, Confi
 pub fn check(raw: Raw, places: Places, overrides: &Overrides) -> Result<Checked, ConfigError> {
     let folder = folder_of(places.file())?;
     let mut checker = Checker::new(places);
+    // Whoever names the control port wants it, wherever he does so.
+    let asked = overrides.port.is_some() || overrides.bind.is_some();
+    let forward = raw.has_forward();
+    let reverse = raw.has_reverse() || asked || !forward;
 
     let port = overrides
         .port
@@ -223,6 +275,18 @@ pub fn check(raw: Raw, places: Places, overrides: &Overrides) -> Result<Checked,
         );
     }
 
+    let logging = check_logging(&mut checker, raw.logging, &folder);
+    if logging
+        .file
+        .as_ref()
+        .is_some_and(|log| [&identity_key_file, &allowed_clients_file].contains(&log))
+    {
+        checker.error(
+            "logging.log_file",
+            "this file is another file of the server already; the log needs one of its own",
+        );
+    }
+
     let allowed_ports = raw.allowed_ports.unwrap_or(PortSet::Any);
     match &allowed_ports {
         PortSet::Ranges(ranges) if ranges.is_empty() => {
@@ -237,8 +301,27 @@ pub fn check(raw: Raw, places: Places, overrides: &Overrides) -> Result<Checked,
         _ => {}
     }
 
-    let limits = limits(&mut checker, &raw.limits.unwrap_or_default());
-    let timeouts = timeouts(&mut checker, &raw.timeouts.unwrap_or_default());
+    let raw_limits = raw.limits.unwrap_or_default();
+    let raw_timeouts = raw.timeouts.unwrap_or_default();
+    let forwards = if forward {
+        let first = RawForward {
+            server_listener: raw.server_listener,
+            target_service: raw.target_service,
+            tls: raw.tls,
+            ..RawForward::default()
+        };
+        let top = forward::Top {
+            folder: &folder,
+            limits: &raw_limits,
+            timeouts: &raw_timeouts,
+            control: reverse.then_some(SocketAddr::new(bind, port)),
+        };
+        forward::check(&mut checker, first, raw.forwards, &top)
+    } else {
+        Vec::new()
+    };
+    let limits = limits(&mut checker, &raw_limits);
+    let timeouts = timeouts(&mut checker, &raw_timeouts);
     let config = Config {
         port,
         bind,
@@ -255,6 +338,9 @@ pub fn check(raw: Raw, places: Places, overrides: &Overrides) -> Result<Checked,
             .grace
             .or(raw.grace.map(Grace::duration))
             .unwrap_or(Duration::from_secs(5)),
+        logging,
+        reverse,
+        forwards,
     };
     let warnings = checker.finish()?;
     Ok(Checked { config, warnings })

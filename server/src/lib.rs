@@ -1,11 +1,15 @@
 //! The MiniTCPTunnel server: `main` is a thin shell around this library.
 //!
 //! ```text
-//!  cli ─> config ─> reverse::start ─> Handle ─ stop
+//!  cli ─> config ─> jobs::start ─> Handle ─ stop
 //! ```
 
 pub mod cli;
 pub mod config;
+pub mod forward;
+mod gate;
+pub mod jobs;
+mod listen;
 pub mod reverse;
 
 #[cfg(test)]

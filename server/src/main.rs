@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::{Parser, Subcommand};
 use minitcptunnel_common::config::{Grace, Seconds};
 use minitcptunnel_common::exit::ExitCode;
-use minitcptunnel_common::log::{self as logging, LogOptions, Verbosity};
-use minitcptunnel_server::cli;
+use minitcptunnel_common::log::{self as logging, Format, LogOptions, Logging, Verbosity};
+use minitcptunnel_common::signals;
+use minitcptunnel_server::cli::{self, certs};
 use minitcptunnel_server::config::{self, Checked, Overrides};
-use minitcptunnel_server::reverse::{self, StartError};
+use minitcptunnel_server::jobs;
+use minitcptunnel_server::reverse::StartError;
 
-/// Takes MiniTCPTunnel clients on one port and opens public ports for their local services.
+/// Opens public ports for the local services of MiniTCPTunnel clients, and takes TLS in for target services of its own.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -28,7 +30,7 @@ struct Arguments {
     /// Configuration file, JSON or YAML; without it the defaults hold
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Stop after this many seconds
+    /// Stop after this many seconds; of health: give up after them [default: 5]
     #[arg(long, global = true, value_name = "SECONDS")]
     timeout: Option<Seconds>,
     /// How long running connections may go on after a signal [default: 5, or as configured]
@@ -40,6 +42,12 @@ struct Arguments {
     /// Log everything, also what libraries have to say
     #[arg(long, global = true)]
     debug: bool,
+    /// Log to this file as well as to stdout [default: as configured]
+    #[arg(long, global = true, value_name = "FILE")]
+    log_file: Option<PathBuf>,
+    /// What log lines look like: text or json [default: text, or as configured]
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<Format>,
 }
 
 #[derive(Subcommand)]
@@ -50,10 +58,20 @@ enum Subcommands {
     Pubkey,
     /// Check the configuration and say what it would do
     Check,
+    /// Ask the server that runs with this configuration whether it answers; exit code 1 if not
+    Health,
+    /// Make certificates for TLS: a CA, and what it signs
+    Certs {
+        #[command(subcommand)]
+        command: certs::Command,
+    },
 }
 
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Subcommands::Certs { command }) = &arguments.command {
+        return print(certs::run(command), certs::exit_code).into();
+    }
     let overrides = Overrides {
         port: arguments.port,
         bind: arguments.bind,
@@ -63,7 +81,11 @@ fn main() -> std::process::ExitCode {
     let command = arguments.command.as_ref().unwrap_or(&Subcommands::Run);
     match (command, checked) {
         (Subcommands::Run, checked) => {
-            let _log = logging::init(log_options(&arguments));
+            // Where the configuration is broken, nobody knows what it says about the log.
+            let configured = checked
+                .as_ref()
+                .map_or_else(|_| Logging::default(), |it| it.config.logging.clone());
+            let _log = logging::init(log_options(&arguments, configured));
             match checked {
                 Ok(checked) => run(&arguments, checked),
                 Err(e) => {
@@ -72,14 +94,26 @@ fn main() -> std::process::ExitCode {
                 }
             }
         }
-        (Subcommands::Pubkey, Ok(checked)) => print(cli::pubkey(&checked.config)),
-        (Subcommands::Check, Ok(checked)) => print(cli::check(&checked)),
+        (Subcommands::Pubkey, Ok(checked)) => {
+            print(cli::pubkey(&checked.config), StartError::exit_code)
+        }
+        (Subcommands::Check, Ok(checked)) => {
+            print(cli::check(&checked), jobs::StartError::exit_code)
+        }
+        (Subcommands::Health, Ok(checked)) => {
+            let within = arguments.timeout.map(Seconds::duration);
+            print(cli::health::health(&checked.config, within), |_| {
+                ExitCode::Failure
+            })
+        }
+        // Done above: certificates are made without a configuration.
+        (Subcommands::Certs { .. }, _) => ExitCode::Ok,
         (_, Err(e)) => complain(&e, ExitCode::Configuration),
     }
     .into()
 }
 
-fn log_options(arguments: &Arguments) -> LogOptions {
+fn log_options(arguments: &Arguments, configured: Logging) -> LogOptions {
     let verbosity = match (arguments.debug, arguments.verbose) {
         (true, _) => Verbosity::Debug,
         (false, true) => Verbosity::Verbose,
@@ -87,18 +121,21 @@ fn log_options(arguments: &Arguments) -> LogOptions {
     };
     LogOptions {
         verbosity,
+        format: arguments.log_format,
+        file: arguments.log_file.clone(),
+        configured,
         ..LogOptions::default()
     }
 }
 
 /// Prints what a command has to say, or what went wrong. A closed stdout is nobody's problem.
-fn print(result: Result<String, StartError>) -> ExitCode {
+fn print<E: std::error::Error>(result: Result<String, E>, code: fn(&E) -> ExitCode) -> ExitCode {
     match result {
         Ok(text) => {
             let _ = writeln!(io::stdout(), "{text}");
             ExitCode::Ok
         }
-        Err(e) => complain(&e, e.exit_code()),
+        Err(e) => complain(&e, code(&e)),
     }
 }
 
@@ -123,11 +160,11 @@ fn run(arguments: &Arguments, checked: Checked) -> ExitCode {
         log::info!("Stopping; a second signal stops at once");
         let _ = stop.try_send(());
     };
-    if let Err(e) = ctrlc::set_handler(handler) {
+    if let Err(e) = signals::handle(handler) {
         log::error!("signals cannot be handled: {e}");
         return ExitCode::Resources;
     }
-    let handle = match reverse::start(checked.config) {
+    let handle = match jobs::start(checked.config) {
         Ok(handle) => handle,
         Err(e) => {
             log::error!("{e}");
@@ -136,10 +173,12 @@ fn run(arguments: &Arguments, checked: Checked) -> ExitCode {
     };
     let timeout = arguments.timeout.map(Seconds::duration);
     let after = timeout.map_or_else(crossbeam_channel::never, crossbeam_channel::after);
+    let failed = handle.failed();
     crossbeam_channel::select! {
         recv(stopped) -> _ => {}
         recv(after) -> _ => log::info!("Stopping: --timeout has passed"),
-        recv(handle.failed()) -> _ => {}
+        recv(failed[0]) -> _ => {}
+        recv(failed[1]) -> _ => {}
     }
     match handle.stop(grace) {
         Ok(()) => ExitCode::Ok,

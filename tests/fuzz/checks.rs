@@ -4,6 +4,7 @@
 use minitcptunnel_client::config as client;
 use minitcptunnel_common::config::{self, Format};
 use minitcptunnel_common::identity::{AllowList, IdentityKey};
+use minitcptunnel_common::pki::{self, AllowedNames, CertificateDer, Names, UnixTime, Validity};
 use minitcptunnel_common::wire::capabilities::Capabilities;
 use minitcptunnel_common::wire::compress::{self, Unpacked};
 use minitcptunnel_common::wire::frame::{self, FrameReader, Opener, Sealer};
@@ -350,10 +351,15 @@ fn read_typed(path: &str, text: &str) {
     }
     if let Ok(loaded) = config::parse::<client::Raw>(path, text) {
         match client::check(loaded.raw, loaded.places, client::Pinning::Required) {
-            Ok(checked) => assert!(
-                checked.config.server_pub_key.is_some(),
-                "no pin, no configuration"
-            ),
+            Ok(checked) => match checked.config.reverse {
+                Some(reverse) => {
+                    assert!(reverse.server_pub_key.is_some(), "no pin, no configuration");
+                }
+                None => assert!(
+                    !checked.config.forwards.is_empty(),
+                    "a configuration is for something"
+                ),
+            },
             Err(problem) => assert!(!problem.to_string().is_empty(), "a refusal says why"),
         }
     }
@@ -424,5 +430,37 @@ fn key_file(text: &str) {
     if let Ok(key) = IdentityKey::from_hex(text) {
         let again = IdentityKey::from_hex(&key.seed_hex()).expect("what we write we read");
         assert_eq!(again.public(), key.public());
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/// A certificate, as a peer may send it: reading it never panics, and what the log says of it is one line.
+pub(super) fn certificate(data: &[u8]) {
+    let certificate = CertificateDer::from(data);
+    if let Some(validity) = Validity::of("it".into(), &certificate) {
+        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1 << 31));
+        let _ = validity.at(now).map(|end| end.to_string());
+    }
+    let Some(names) = Names::of(&certificate) else {
+        return;
+    };
+    for text in [names.short(), names.to_string()] {
+        assert!(!text.chars().any(char::is_control), "{text:?}");
+    }
+    assert!(AllowedNames::everybody().admits(&names));
+    // A list admits whom it names.
+    let own = names.common_name.as_deref().unwrap_or_default().trim();
+    if let Ok(list) = AllowedNames::new([own])
+        && Some(own) == names.common_name.as_deref()
+    {
+        assert!(list.admits(&names), "{own:?}");
+    }
+    let host = pki::server_name("localhost").expect("a name");
+    if names.is_common_name_of(&host) {
+        assert!(
+            own.trim_end_matches('.').eq_ignore_ascii_case("localhost"),
+            "{own:?}"
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -220,6 +220,19 @@ fn build(dir: &Path) {
     }
     let status = cargo.status().expect("cargo");
     assert!(status.success(), "the programs do not build");
+}
+
+/// Runs a command that must succeed.
+pub fn ok(command: &mut Command) -> Output {
+    let output = command.stdin(Stdio::null()).output().expect("start");
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
 }
 
 /// A program of the system; where it is missing the test fails and says what to install.

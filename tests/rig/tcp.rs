@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::PATIENCE;
+use crate::{PATIENCE, eventually};
 
 /// Connects, with deadlines on everything that follows.
 pub fn connect(to: impl ToSocketAddrs) -> TcpStream {
@@ -94,4 +94,21 @@ pub fn free_port() -> u16 {
             }
         })
         .expect("a free port between 20000 and 29000")
+}
+
+/// Waits until somebody serves this port of 127.0.0.1, by connecting to it.
+pub fn wait_for_port(port: u16) {
+    eventually(PATIENCE, &format!("a service on port {port}"), || {
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()
+    });
+}
+
+/// The same without a connection, for whoever serves only one.
+pub fn wait_for_listener(port: u16) {
+    // proc(5): local address, remote address, state; 0A is LISTEN.
+    let local = format!(":{port:04X} 00000000:0000 0A");
+    eventually(PATIENCE, &format!("a listener on port {port}"), || {
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("/proc/net/tcp");
+        table.contains(&local).then_some(())
+    });
 }

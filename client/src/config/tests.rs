@@ -33,6 +33,10 @@ fn check_text(name: &str, text: &str, pinning: Pinning) -> Result<Checked, KeyEr
     check(loaded.raw, loaded.places, pinning)
 }
 
+fn reverse_of(checked: Checked) -> Reverse {
+    checked.config.reverse.expect("the reverse job runs")
+}
+
 /// What is compared between the formats: everything but the path of the file.
 fn meaning(config: &Config) -> String {
     format!(
@@ -61,13 +65,16 @@ fn every_example_loads_and_both_formats_say_the_same() {
         );
         for checked in [json, yaml] {
             assert!(checked.warnings.is_empty(), "{:?}", checked.warnings);
-            assert!(
-                checked.config.server_pub_key.is_some() && checked.config.tunnels[0].auto_start
-            );
+            match &checked.config.reverse {
+                Some(reverse) => {
+                    assert!(reverse.server_pub_key.is_some() && reverse.tunnels[0].auto_start);
+                }
+                None => assert!(!checked.config.forwards.is_empty()),
+            }
             seen += 1;
         }
     }
-    assert_eq!(seen, 4);
+    assert_eq!(seen, 6);
 }
 
 #[test]
@@ -83,12 +90,13 @@ fn the_guides_file_loads_and_asks_for_the_pin() {
     let filled = GUIDE.replace("<SERVER_PUBLIC_KEY_HEX>", &PIN.to_uppercase());
     let Checked { config, warnings } = check_text(JSON, &filled, Pinning::Required).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
+    let reverse = config.reverse.unwrap();
     assert_eq!(
-        (config.server_host.as_str(), config.server_port),
+        (reverse.server_host.as_str(), reverse.server_port),
         ("203.0.113.10", 9000)
     );
-    assert_eq!(config.server_pub_key.unwrap().to_string(), PIN);
-    assert!(config.identity.is_none());
+    assert_eq!(reverse.server_pub_key.unwrap().to_string(), PIN);
+    assert!(reverse.identity.is_none());
     assert_eq!(
         (config.limits, config.timeouts, config.grace),
         (
@@ -98,7 +106,7 @@ fn the_guides_file_loads_and_asks_for_the_pin() {
         )
     );
     assert_eq!(
-        config.tunnels,
+        reverse.tunnels,
         [Tunnel {
             id: "web-server".into(),
             remote_port: 8080,
@@ -126,7 +134,7 @@ fn only_a_missing_pin_can_be_waived() {
             "{error}"
         );
         let checked = check_text(YAML, &text(missing), Pinning::InsecureOptional).unwrap();
-        assert_eq!(checked.config.server_pub_key, None);
+        assert_eq!(checked.config.reverse.unwrap().server_pub_key, None);
         assert!(
             checked.warnings[0].contains("INSECURE: no server key is pinned"),
             "{:?}",
@@ -148,7 +156,7 @@ fn only_a_missing_pin_can_be_waived() {
     )
     .unwrap();
     assert!(
-        kept.config.server_pub_key.is_some(),
+        kept.config.reverse.unwrap().server_pub_key.is_some(),
         "a pin that is there is kept to"
     );
 }
@@ -163,7 +171,7 @@ fn nothing_secret_is_printed() {
         assert!(!shown.contains(&SEED[..8]), "{shown}");
     }
     assert_eq!(
-        checked.config.identity.unwrap().public().to_string(),
+        reverse_of(checked).identity.unwrap().public().to_string(),
         PUBLIC
     );
     for broken in [&SEED[..62], &format!("{SEED}00"), &SEED.replace('9', "x")] {
@@ -201,7 +209,7 @@ fn broken_inputs_are_told_exactly() {
         (format!("server_host: h\nserver_pub_key: '02{:062}'", 0), format!("client_config.yaml:2:1: server_pub_key: this is not a public key (these 64 hex digits are not an Ed25519 public key; copy it again); {how}")),
         (own, format!("client_config.yaml:3:1: server_pub_key: this is the public key of this client, not of the server; {how}")),
         (format!("{head}identity_private_key_hex: 5"), "client_config.yaml:3:27: identity_private_key_hex: expected text in quotes".into()),
-        (format!("{head}tunnel: []"), "client_config.yaml:3:1: unknown key `tunnel`; did you mean `tunnels`? Known here: `server_host`, `server_port`, `server_pub_key`, `identity_private_key_hex`, `tunnels`, `compression`, `memory_budget`, `limits`, `timeouts`, `grace`".into()),
+        (format!("{head}tunnel: []"), "client_config.yaml:3:1: unknown key `tunnel`; did you mean `tunnels`? Known here: `server_host`, `server_port`, `server_pub_key`, `identity_private_key_hex`, `tunnels`, `compression`, `memory_budget`, `limits`, `timeouts`, `grace`, `logging`, `local_listener`, `local_listen`, `remote_server`, `tls`, `preconnected`, `forwards`".into()),
         (format!("{head}tunnels: [{{id: a, remoteport: 1}}]"), "client_config.yaml:3:19: tunnels[0]: unknown key `remoteport`; did you mean `remote_port`? Known here: `id`, `remote_port`, `local_host`, `local_port`, `auto_start`, `compression`".into()),
         (format!("{head}{at_tunnel}, {{id: b, remote_port: 2, local_port: 70000}}]"), "client_config.yaml:3:105: tunnels[1].local_port: expected a port from 1 to 65535, found the number 70000".into()),
         (format!("{head}{at_tunnel}, {{remote_port: 2, local_port: 2}}]"), "client_config.yaml:3:69: tunnels[1].id: the key is missing; give the tunnel a name".into()),
@@ -410,9 +418,7 @@ fn a_made_key_changes_nothing_else_in_the_file() {
         old
     );
     assert_eq!(
-        load(&path, Pinning::Required)
-            .unwrap()
-            .config
+        reverse_of(load(&path, Pinning::Required).unwrap())
             .identity
             .unwrap()
             .public(),
@@ -449,6 +455,7 @@ fn spares_leave_descriptors_for_connections() {
         pairs: None,
         spare_channels: keep,
         max_spare_channels: max,
+        connections: None,
     };
     let count = |n| Some(CountOrNone(n));
     for (raw, files, wanted, warned) in [
@@ -567,3 +574,5 @@ fn a_place_that_takes_no_file_is_told_clearly() {
         "{message}"
     );
 }
+
+mod forward;

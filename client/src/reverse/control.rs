@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use minitcptunnel_common::backoff::{Backoff, Jitter};
+use minitcptunnel_common::backoff::{Backoff, Jitter, random};
 use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::log::RateLimited;
 use minitcptunnel_common::metrics::TrafficSnapshot;
@@ -90,7 +90,7 @@ impl ControlClient {
         let (inbox, receiver) = Inbox::new(&poll, INBOX)?;
         let times = &config.timeouts;
         let tunnels = TunnelManager::new(
-            &config.tunnels,
+            config.reverse.as_ref().map_or(&[], |it| &it.tunnels),
             Timing {
                 // The server that answers heartbeats within this answers questions within it, too.
                 answer: times.heartbeat_timeout,
@@ -409,13 +409,6 @@ fn view(
 fn token(number: u64) -> Token {
     // Attempts are counted from 1 and are at least a millisecond apart.
     Token(number as usize)
-}
-
-/// Bits to spread waits with. Without randomness the waits are merely not spread.
-pub(super) fn random() -> u64 {
-    let mut bytes = [0u8; 8];
-    let _ = orion::util::secure_rand_bytes(&mut bytes);
-    u64::from_le_bytes(bytes)
 }
 
 /// Tells the store when the loop's thread dies of a panic.

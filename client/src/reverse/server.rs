@@ -122,13 +122,14 @@ impl Error for ServerError {
 }
 
 impl Server {
-    /// The server of the configuration; `None` if there is no identity yet.
+    /// The server of the configuration; `None` if there is none, or no identity yet.
     pub(crate) fn new(config: &Config) -> Option<Self> {
+        let reverse = config.reverse.as_ref()?;
         Some(Self {
-            host: config.server_host.as_str().to_owned(),
-            port: config.server_port,
-            pin: config.server_pub_key,
-            identity: config.identity.clone()?,
+            host: reverse.server_host.as_str().to_owned(),
+            port: reverse.server_port,
+            pin: reverse.server_pub_key,
+            identity: reverse.identity.clone()?,
             timeouts: config.timeouts.clone(),
             spares: SpareLimits {
                 keep: config.limits.spare_channels,

@@ -81,7 +81,7 @@ fn another_identity_than_the_pinned_one_is_not_spoken_to() {
     let server = FakeServer::new();
     let mut config = eager(&server);
     let pin: PublicKey = IdentityKey::from_seed(&[8; 32]).public();
-    config.server_pub_key = Some(pin);
+    reverse(&mut config).server_pub_key = Some(pin);
     // The next attempt is far off, although the first wait would be short.
     config.timeouts.backoff_max = NEVER;
     let client = start(&config);
@@ -102,7 +102,7 @@ fn another_identity_than_the_pinned_one_is_not_spoken_to() {
 fn without_a_pin_any_identity_will_do() {
     let server = FakeServer::new();
     let mut config = config(&server);
-    config.server_pub_key = None;
+    reverse(&mut config).server_pub_key = None;
     in_session(&config, &server);
 }
 
@@ -111,7 +111,7 @@ fn a_server_that_is_not_there_is_waited_for() {
     let server = FakeServer::new();
     let mut config = eager(&server);
     let (bound, port) = dead_port();
-    config.server_port = port;
+    reverse(&mut config).server_port = port;
     let client = start(&config);
     // It has failed at least once.
     let gone = |s: &Snapshot| matches!(&s.connection, Connection::Waiting { reason, .. } if reason.contains("127.0.0.1"));
@@ -135,7 +135,7 @@ fn stopping_does_not_wait_for_a_server_that_does_not_answer() {
 fn without_an_identity_nothing_is_started() {
     let server = FakeServer::new();
     let mut config = config(&server);
-    config.identity = None;
+    reverse(&mut config).identity = None;
     assert!(matches!(
         Client::start(&config),
         Err(crate::StartError::NoIdentity)

@@ -30,7 +30,7 @@ fn four(stream: &mut TcpStream) -> [u8; 4] {
 fn world(port: u16) -> (FakeServer, Config) {
     let server = FakeServer::new();
     let mut config = config(&server);
-    config.tunnels = vec![tunnel("web", 8080, port)];
+    reverse(&mut config).tunnels = vec![tunnel("web", 8080, port)];
     (server, config)
 }
 
@@ -101,7 +101,7 @@ fn a_dead_service_is_told_at_once() {
 fn tunnels_that_are_not_enabled_are_refused() {
     let (listener, port) = service();
     let (server, mut config) = world(port);
-    config.tunnels[0].auto_start = false;
+    reverse(&mut config).tunnels[0].auto_start = false;
     let (_client, mut peer) = in_session(&config, &server);
     for (n, tunnel) in ["web", "nobody", ""].into_iter().enumerate() {
         peer.send(&incoming(tunnel, &format!("c{n}")));

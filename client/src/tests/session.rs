@@ -18,8 +18,8 @@ fn open_tunnel(tunnel: &str, port: u32) -> Message {
 fn it_offers_opens_and_shows_what_it_has_got() {
     let server = FakeServer::new();
     let mut config = config(&server);
-    config.tunnels[1].auto_start = false;
-    config.tunnels.push(tunnel("any", 0, 1));
+    reverse(&mut config).tunnels[1].auto_start = false;
+    reverse(&mut config).tunnels.push(tunnel("any", 0, 1));
     let client = start(&config);
     let mut peer = server.channel();
     peer.expect_offer();
@@ -337,7 +337,7 @@ fn a_refusal_is_shown_with_its_reason() {
 fn tunnels_are_opened_and_closed_at_run_time() {
     let server = FakeServer::new();
     let mut config = config(&server);
-    config.tunnels[1].auto_start = false;
+    reverse(&mut config).tunnels[1].auto_start = false;
     let (client, mut peer) = in_session(&config, &server);
     client.command(Command::OpenTunnel(id("ssh"))).unwrap();
     assert_eq!(peer.recv_news(), open_tunnel("ssh", 2222));

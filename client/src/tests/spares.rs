@@ -28,7 +28,7 @@ fn assign(tunnel: &str, conn: &str) -> Message {
 fn world(port: u16) -> (FakeServer, Config) {
     let server = FakeServer::new();
     let mut config = config(&server);
-    config.tunnels = vec![tunnel("web", 8080, port)];
+    reverse(&mut config).tunnels = vec![tunnel("web", 8080, port)];
     config.limits.spare_channels = 1;
     config.limits.max_spare_channels = 1;
     (server, config)
@@ -93,10 +93,10 @@ fn a_spare_serves_visitor_after_visitor() {
 fn an_assign_that_cannot_be_served_resets_the_channel() {
     let (_bound, port) = dead_port();
     let (server, mut config) = world(port);
-    config.tunnels[0].auto_start = true;
+    reverse(&mut config).tunnels[0].auto_start = true;
     let mut off = tunnel("off", 1234, port);
     off.auto_start = false;
-    config.tunnels.push(off);
+    reverse(&mut config).tunnels.push(off);
     let (client, _peer) = in_session(&config, &server);
     // A dead service, a tunnel that is not enabled, one that does not exist.
     for (n, name) in ["web", "off", "nobody"].into_iter().enumerate() {

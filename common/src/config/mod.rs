@@ -12,11 +12,18 @@
 
 mod de;
 pub mod edit;
+mod forward;
 mod json;
+mod logging;
 mod node;
 mod types;
 mod yaml;
 
+pub use forward::{
+    Endpoint, ForwardNames, RawFallback, RawListener, Section, TOP_FORWARD, TlsVersion,
+    check_endpoints, check_listener, named_file, or_never, overlap, required_file,
+};
+pub use logging::{RawLogging, RawRotation, check_logging};
 pub use node::Place;
 pub use types::{
     AnyPort, CompressionSetting, Count, CountOrNone, Grace, Host, HostError, Port, PortRange,
@@ -229,16 +236,20 @@ impl Checker {
         }
     }
 
-    /// Notes something that must be corrected.
+    /// Notes something that must be corrected; once, however often it is found.
     pub fn error(&mut self, key: impl Into<String>, message: impl fmt::Display) {
         let problem = self.problem(key.into(), &message);
-        self.errors.push(problem);
+        if !self.errors.contains(&problem) {
+            self.errors.push(problem);
+        }
     }
 
-    /// Notes something that someone should look at.
+    /// Notes something that someone should look at; once, too.
     pub fn warn(&mut self, key: impl Into<String>, message: impl fmt::Display) {
         let problem = self.problem(key.into(), &message);
-        self.warnings.push(problem);
+        if !self.warnings.contains(&problem) {
+            self.warnings.push(problem);
+        }
     }
 
     /// Gives the warnings as lines to log, or every error at once.

@@ -341,6 +341,7 @@ mod ports;
 mod size;
 pub use host::{Host, HostError};
 pub use ports::{PortRange, PortRangeError, PortSet};
+pub(super) use size::bytes_of;
 pub use size::{Size, SizeError};
 
 /// Reads a list element by element, so that each error carries its index.

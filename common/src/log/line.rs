@@ -8,8 +8,43 @@ use ::log::Level;
 /// The longest text of one record, in bytes. Semantics: what is beyond it is cut, and the line says so.
 pub(super) const MAX_TEXT: usize = 8 * 1024;
 
+/// How a record becomes a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Style {
+    /// For people.
+    Text {
+        /// Whether the level is coloured.
+        colour: bool,
+    },
+    /// One JSON object, for programs.
+    Json,
+}
+
+impl Style {
+    /// The same for something that is no terminal.
+    pub(super) fn plain(self) -> Self {
+        match self {
+            Self::Text { .. } => Self::Text { colour: false },
+            Self::Json => Self::Json,
+        }
+    }
+}
+
 /// The line for a record, with its line end.
 pub(super) fn render(
+    when: SystemTime,
+    level: Level,
+    target: &str,
+    text: fmt::Arguments<'_>,
+    style: Style,
+) -> String {
+    match style {
+        Style::Text { colour } => render_text(when, level, target, text, colour),
+        Style::Json => render_json(when, level, target, text),
+    }
+}
+
+fn render_text(
     when: SystemTime,
     level: Level,
     target: &str,
@@ -35,19 +70,31 @@ pub(super) fn render(
         line.push_str("\x1b[0m");
     }
     line.push(' ');
-    let mut safe = Escaper {
-        line,
-        room: MAX_TEXT,
-        cut: 0,
-    };
+    let mut safe = Escaper::new(line, Escapes::Text);
     // Neither write fails by itself. A value whose Display fails leaves its line short, which is visible.
     let _ = write!(safe, "{}: ", short_target(target));
     let _ = safe.write_fmt(text);
-    let Escaper { mut line, cut, .. } = safe;
-    if cut > 0 {
-        push(&mut line, format_args!("... [{cut} more bytes]"));
-    }
+    let mut line = safe.finish();
     line.push('\n');
+    line
+}
+
+/// Always the same four keys in the same order. Whoever parses it gets the text as it was; whoever reads it raw
+/// sees nothing harmful, as in the text format.
+fn render_json(when: SystemTime, level: Level, target: &str, text: fmt::Arguments<'_>) -> String {
+    let mut line = String::with_capacity(160);
+    line.push_str("{\"ts\":\"");
+    push_time(&mut line, when);
+    push(
+        &mut line,
+        format_args!("\",\"level\":\"{}\",\"target\":\"", level.as_str()),
+    );
+    let mut safe = Escaper::new(line, Escapes::Json);
+    let _ = safe.write_str(short_target(target));
+    safe.line.push_str("\",\"msg\":\"");
+    let _ = safe.write_fmt(text);
+    let mut line = safe.finish();
+    line.push_str("\"}\n");
     line
 }
 
@@ -65,13 +112,58 @@ fn push(line: &mut String, text: fmt::Arguments<'_>) {
     let _ = line.write_fmt(text);
 }
 
+/// How harmful characters are spelled out.
+#[derive(Clone, Copy)]
+enum Escapes {
+    /// As Rust does: `\u{1b}`.
+    Text,
+    /// As JSON does, quotes and backslashes too: `\u001b`.
+    Json,
+}
+
 /// Passes text on to a line, harmful characters spelled out, up to a limit.
 struct Escaper {
     line: String,
+    escapes: Escapes,
     /// Bytes that may still be written.
     room: usize,
     /// Bytes of input left out.
     cut: usize,
+}
+
+impl Escaper {
+    fn new(line: String, escapes: Escapes) -> Self {
+        Self {
+            line,
+            escapes,
+            room: MAX_TEXT,
+            cut: 0,
+        }
+    }
+
+    /// The line, which says how much of it is missing.
+    fn finish(self) -> String {
+        let Self { mut line, cut, .. } = self;
+        if cut > 0 {
+            push(&mut line, format_args!("... [{cut} more bytes]"));
+        }
+        line
+    }
+
+    fn push_harmful(&mut self, character: char) {
+        match self.escapes {
+            Escapes::Text => push(
+                &mut self.line,
+                format_args!("{}", character.escape_unicode()),
+            ),
+            // JSON names characters by their UTF-16 units; those beyond the first plane have two.
+            Escapes::Json => {
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    push(&mut self.line, format_args!("\\u{unit:04x}"));
+                }
+            }
+        }
+    }
 }
 
 impl Write for Escaper {
@@ -87,10 +179,11 @@ impl Write for Escaper {
                 '\n' => self.line.push_str("\\n"),
                 '\r' => self.line.push_str("\\r"),
                 '\t' => self.line.push_str("\\t"),
-                _ if is_harmful(character) => push(
-                    &mut self.line,
-                    format_args!("{}", character.escape_unicode()),
-                ),
+                '"' | '\\' if matches!(self.escapes, Escapes::Json) => {
+                    self.line.push('\\');
+                    self.line.push(character);
+                }
+                _ if is_harmful(character) => self.push_harmful(character),
                 _ => self.line.push(character),
             }
             let written = self.line.len() - before;
@@ -264,7 +357,86 @@ mod tests {
 
     fn line(level: Level, target: &str, text: fmt::Arguments<'_>, colour: bool) -> String {
         let when = UNIX_EPOCH + Duration::from_millis(1_767_614_400_123);
-        render(when, level, target, text, colour)
+        render(when, level, target, text, Style::Text { colour })
+    }
+
+    fn json_line(text: fmt::Arguments<'_>) -> String {
+        let when = UNIX_EPOCH + Duration::from_millis(1_767_614_400_123);
+        render(
+            when,
+            Level::Warn,
+            "minitcptunnel_server::control",
+            text,
+            Style::Json,
+        )
+    }
+
+    #[test]
+    fn the_published_json() {
+        assert_eq!(
+            json_line(format_args!("Tunnel opened: {:?} on port {}", "web", 8080)),
+            "{\"ts\":\"2026-01-05T12:00:00.123Z\",\"level\":\"WARN\",\"target\":\"server::control\",\
+             \"msg\":\"Tunnel opened: \\\"web\\\" on port 8080\"}\n"
+        );
+    }
+
+    /// What a parser reads is what was said; what a terminal shows is harmless.
+    #[test]
+    fn json_cannot_be_forged() {
+        let table = [
+            ("a\nb\r\tc", r"a\nb\r\tc"),
+            (
+                r#"","level":"ERROR","x":""#,
+                r#"\",\"level\":\"ERROR\",\"x\":\""#,
+            ),
+            (r"C:\new\", r"C:\\new\\"),
+            (
+                "\0\x08\x0c\x1b[2J\x7f",
+                r"\u0000\u0008\u000c\u001b[2J\u007f",
+            ),
+            ("\u{9b}31m\u{85}\u{2028}", r"\u009b31m\u0085\u2028"),
+            ("\u{202e}gpj.exe\u{e0041}", r"\u202egpj.exe\udb40\udc41"),
+            ("Grüße, 世界 🦀", "Grüße, 世界 🦀"),
+        ];
+        for (evil, raw) in table {
+            let line = json_line(format_args!("{evil}"));
+            assert!(line.ends_with(&format!(",\"msg\":\"{raw}\"}}\n")), "{line}");
+            let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(value["msg"], evil);
+            assert_eq!(value["level"], "WARN");
+            assert_eq!(value.as_object().unwrap().len(), 4);
+        }
+        for code in (0..0x20).chain(0x7f..0xa0) {
+            let evil = char::from_u32(code).unwrap();
+            let line = json_line(format_args!("{evil}"));
+            assert_eq!(line.chars().filter(|c| c.is_control()).count(), 1);
+            let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(value["msg"], evil.to_string());
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn names_that_are_no_utf8_are_still_json() {
+        use std::os::unix::ffi::OsStrExt as _;
+
+        let name = std::ffi::OsStr::from_bytes(b"a\xff\xed\xa0\x80\nb");
+        let line = json_line(format_args!("{}", std::path::Path::new(name).display()));
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let text = value["msg"].as_str().unwrap();
+        assert!(
+            text.starts_with("a\u{fffd}") && text.ends_with("\nb"),
+            "{text:?}"
+        );
+    }
+
+    #[test]
+    fn a_long_text_is_cut_in_json_too() {
+        let line = json_line(format_args!("{}", "\"".repeat(MAX_TEXT)));
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let text = value["msg"].as_str().unwrap();
+        assert!(text.ends_with(" more bytes]"), "{text}");
+        assert!(line.len() < MAX_TEXT + 200);
     }
 
     #[test]

@@ -3,9 +3,13 @@
 //! What is lost is counted in two places. `Shared::dropped` are lines that found no room; the next line that
 //! does carries their number, so the gap is reported where it is. `Writer::owed` are lines that could not be
 //! written, and all numbers that could not yet be reported.
+//!
+//! stdout and the log file have a queue and a thread each: neither waits for the other, nor loses lines by its
+//! fault. What goes wrong with the file is also said on stdout.
 
 use std::fmt;
 use std::io::{self, Write};
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
@@ -14,10 +18,14 @@ use std::time::{Duration, Instant, SystemTime};
 use ::log::Level;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use super::line;
+use super::file::LogFile;
+use super::line::{self, Style};
 
 /// Between attempts on a stdout that is non-blocking and full (some supervisors set it so). Performance.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// How long the request to reopen the file may wait for room. Performance.
+const REOPEN: Duration = Duration::from_secs(1);
 
 /// What may be waiting.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +59,44 @@ enum Item {
     Flush(Sender<()>),
     /// Look at the counter of dropped lines.
     Nudge,
+    /// Open the log file anew.
+    Reopen,
+}
+
+/// Where lines go.
+pub(super) enum Destination {
+    /// To whoever reads our stdout.
+    Stdout(Box<dyn Write + Send>),
+    /// To the log file.
+    File(LogFile),
+}
+
+impl Destination {
+    fn writer(&mut self) -> &mut dyn Write {
+        match self {
+            Self::Stdout(out) => out,
+            Self::File(file) => file,
+        }
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdout(_) => f.write_str("stdout"),
+            Self::File(file) => write!(f, "{}", file.path().display()),
+        }
+    }
+}
+
+/// What a queue ends in.
+pub(super) struct Output {
+    /// Where lines go.
+    pub(super) to: Destination,
+    /// What our own reports look like.
+    pub(super) style: Style,
+    /// Where it is said as well that this output fails, and that it works again.
+    pub(super) elsewhere: Option<Queue>,
 }
 
 struct Shared {
@@ -80,28 +126,28 @@ pub(super) struct Queue {
     items: Sender<Item>,
 }
 
-/// Starts the thread that writes to `out`. It ends when the last `Queue` is dropped and everything is written.
-pub(super) fn start(
-    out: Box<dyn Write + Send>,
-    limits: Limits,
-    colour: bool,
-) -> io::Result<(Queue, JoinHandle<()>)> {
+/// Starts the thread that writes. It ends when the last `Queue` is dropped and everything is written.
+pub(super) fn start(output: Output, limits: Limits) -> io::Result<(Queue, JoinHandle<()>)> {
     let (sender, receiver) = bounded(limits.lines);
     let shared = Arc::new(Shared {
         limit: limits.bytes,
         bytes: AtomicUsize::new(0),
         dropped: AtomicU64::new(0),
     });
+    let name = match output.to {
+        Destination::Stdout(_) => "log",
+        Destination::File(_) => "log-file",
+    };
     let writer = Writer {
-        out,
-        colour,
+        output,
         retry: limits.retry,
         shared: Arc::clone(&shared),
         owed: Owed::default(),
         torn: false,
+        failing: false,
     };
     let thread = thread::Builder::new()
-        .name("log".to_owned())
+        .name(name.to_owned())
         .stack_size(128 * 1024)
         .spawn(move || writer.run(&receiver))?;
     let queue = Queue {
@@ -137,11 +183,14 @@ impl Queue {
         }
     }
 
-    /// Waits until all that was offered before is done with; `false` if `timeout` was too short.
-    pub(super) fn flush(&self, timeout: Duration) -> bool {
-        let Some(deadline) = Instant::now().checked_add(timeout) else {
-            return self.flush(Duration::from_secs(3600));
-        };
+    /// Has the log file opened anew, after the lines that are queued. A writer that hangs is not waited for long.
+    pub(super) fn reopen(&self) {
+        // If this fails, the file is still found moved by the next look at its name.
+        let _ = self.items.send_timeout(Item::Reopen, REOPEN);
+    }
+
+    /// Waits until all that was offered before is done with; `false` if it was not before `deadline`.
+    pub(super) fn flush(&self, deadline: Instant) -> bool {
         let (ack, done) = bounded(1);
         self.items.send_deadline(Item::Flush(ack), deadline).is_ok()
             && done.recv_deadline(deadline).is_ok()
@@ -161,13 +210,14 @@ struct Owed {
 
 /// What the thread works with.
 struct Writer {
-    out: Box<dyn Write + Send>,
-    colour: bool,
+    output: Output,
     retry: Duration,
     shared: Arc<Shared>,
     owed: Owed,
     /// The output ends in the middle of a line.
     torn: bool,
+    /// The last attempt to write failed.
+    failing: bool,
 }
 
 impl Writer {
@@ -200,6 +250,7 @@ impl Writer {
                     let _ = ack.send(());
                 }
                 Item::Nudge => {}
+                Item::Reopen => self.reopen(),
             }
             if items.is_empty() {
                 self.collect();
@@ -222,10 +273,58 @@ impl Writer {
     fn line(&mut self, text: &[u8]) {
         if !self.settle() {
             self.owed.failed += 1;
-        } else if let Err(error) = self.put(text) {
-            self.owed.failed += 1;
-            self.owed.error = Some(error);
+            return;
         }
+        match self.put(text) {
+            Ok(()) => self.works_again(0),
+            Err(error) => {
+                self.failed(error);
+                self.owed.failed += 1;
+            }
+        }
+    }
+
+    fn reopen(&mut self) {
+        // If it fails, the next line will, too, and is counted then.
+        if let Destination::File(file) = &mut self.output.to
+            && let Err(error) = file.reopen()
+        {
+            self.failed(error);
+        }
+    }
+
+    /// Notes an error; the first of a row is said elsewhere.
+    fn failed(&mut self, error: io::Error) {
+        if !self.failing {
+            self.failing = true;
+            self.say_elsewhere(format_args!(
+                "the log file {} cannot be written: {error}; until it can be, lines are here alone",
+                self.output.to
+            ));
+        }
+        self.owed.error = Some(error);
+    }
+
+    /// Says elsewhere that a row of errors is over.
+    fn works_again(&mut self, missing: u64) {
+        if mem::take(&mut self.failing) {
+            self.say_elsewhere(format_args!(
+                "the log file {} is written again; lines missing in it: {missing}",
+                self.output.to
+            ));
+        }
+    }
+
+    fn say_elsewhere(&self, text: fmt::Arguments<'_>) {
+        if let Some(elsewhere) = &self.output.elsewhere {
+            elsewhere.offer(self.report(text));
+        }
+    }
+
+    /// A line of our own.
+    fn report(&self, text: fmt::Arguments<'_>) -> String {
+        let now = SystemTime::now();
+        line::render(now, Level::Warn, "log", text, self.output.style)
     }
 
     /// Reports all losses. Says whether the output may be used.
@@ -237,31 +336,34 @@ impl Writer {
         if self.torn {
             report.push('\n');
         }
-        let mut say = |text: fmt::Arguments<'_>| {
-            let now = SystemTime::now();
-            report += &line::render(now, Level::Warn, "log", text, self.colour);
-        };
+        let mut say = |text: fmt::Arguments<'_>| report += &self.report(text);
         if self.owed.dropped > 0 {
             say(format_args!(
-                "log lines dropped here: {} (stdout was not read fast enough)",
-                self.owed.dropped
+                "log lines dropped here: {} ({} was not {} fast enough)",
+                self.owed.dropped,
+                self.output.to,
+                match self.output.to {
+                    Destination::Stdout(_) => "read",
+                    Destination::File(_) => "written",
+                }
             ));
         }
         if let Some(error) = &self.owed.error
             && self.owed.failed > 0
         {
             say(format_args!(
-                "log lines lost here: {} (stdout could not be written: {error})",
-                self.owed.failed
+                "log lines lost here: {} ({} could not be written: {error})",
+                self.owed.failed, self.output.to
             ));
         }
         match self.put(report.as_bytes()) {
             Ok(()) => {
-                self.owed = Owed::default();
+                let owed = mem::take(&mut self.owed);
+                self.works_again(owed.failed);
                 true
             }
             Err(error) => {
-                self.owed.error = Some(error);
+                self.failed(error);
                 false
             }
         }
@@ -270,7 +372,7 @@ impl Writer {
     /// Writes all, waiting as long as it takes; an error means that the rest is not written.
     fn put(&mut self, mut text: &[u8]) -> io::Result<()> {
         while let Some(last) = text.len().checked_sub(1) {
-            match self.out.write(text) {
+            match self.output.to.writer().write(text) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
                     let count = count.min(last + 1);
@@ -282,7 +384,7 @@ impl Writer {
                 Err(error) => return Err(error),
             }
         }
-        self.out.flush()
+        self.output.to.writer().flush()
     }
 }
 
@@ -301,6 +403,18 @@ mod tests {
             lines,
             bytes,
             retry: AMPLE,
+        }
+    }
+
+    fn deadline() -> Instant {
+        Instant::now() + AMPLE
+    }
+
+    fn to_stdout(out: impl Write + Send + 'static) -> Output {
+        Output {
+            to: Destination::Stdout(Box::new(out)),
+            style: Style::Text { colour: false },
+            elsewhere: None,
         }
     }
 
@@ -359,7 +473,7 @@ mod tests {
             pass: passes,
             written: Arc::clone(&written),
         };
-        let (queue, thread) = start(Box::new(gate), limits, false).unwrap();
+        let (queue, thread) = start(to_stdout(gate), limits).unwrap();
         Gated {
             queue,
             thread,
@@ -510,14 +624,22 @@ mod tests {
         gated.begun.recv_timeout(AMPLE).unwrap();
         // Room for the request, no answer.
         let begin = Instant::now();
-        assert!(!gated.queue.flush(Duration::from_millis(20)));
+        assert!(
+            !gated
+                .queue
+                .flush(Instant::now() + Duration::from_millis(20))
+        );
         assert!(begin.elapsed() >= Duration::from_millis(20));
         // Not even room for the request.
         gated.queue.offer("b\n".to_owned());
-        assert!(!gated.queue.flush(Duration::from_millis(20)));
+        assert!(
+            !gated
+                .queue
+                .flush(Instant::now() + Duration::from_millis(20))
+        );
         gated.pass.send(()).unwrap();
         gated.pass.send(()).unwrap();
-        assert!(gated.queue.flush(Duration::MAX));
+        assert!(gated.queue.flush(deadline()));
         assert_eq!(lines_of(&gated.written), ["a", "b"]);
     }
 
@@ -551,7 +673,7 @@ mod tests {
             outcomes: outcomes.into(),
             written: Arc::clone(&written),
         };
-        let (queue, thread) = start(Box::new(out), limits(10, 1000), false).unwrap();
+        let (queue, thread) = start(to_stdout(out), limits(10, 1000)).unwrap();
         (queue, thread, written)
     }
 
@@ -598,14 +720,14 @@ mod tests {
     #[test]
     fn after_a_full_disk_lines_come_again_and_one_says_how_many_are_missing() {
         let disk = Disk::with("a\n".len());
-        let (queue, _thread) = start(Box::new(disk.clone()), limits(10, 1000), false).unwrap();
+        let (queue, _thread) = start(to_stdout(disk.clone()), limits(10, 1000)).unwrap();
         for line in ["a\n", "b\n", "c\n"] {
             queue.offer(line.to_owned());
         }
-        assert!(queue.flush(AMPLE));
+        assert!(queue.flush(deadline()));
         disk.make_room(usize::MAX);
         queue.offer("d\n".to_owned());
-        assert!(queue.flush(AMPLE));
+        assert!(queue.flush(deadline()));
         assert_eq!(
             lines_of(&disk.written),
             [
@@ -619,14 +741,14 @@ mod tests {
     #[test]
     fn a_torn_line_is_ended_before_the_report_and_a_torn_report_is_repeated() {
         let disk = Disk::with("torn in".len());
-        let (queue, _thread) = start(Box::new(disk.clone()), limits(10, 1000), false).unwrap();
+        let (queue, _thread) = start(to_stdout(disk.clone()), limits(10, 1000)).unwrap();
         queue.offer("torn in the middle\n".to_owned());
-        assert!(queue.flush(AMPLE));
+        assert!(queue.flush(deadline()));
         disk.make_room("\n2026".len());
-        assert!(queue.flush(AMPLE));
+        assert!(queue.flush(deadline()));
         disk.make_room(usize::MAX);
         queue.offer("after\n".to_owned());
-        assert!(queue.flush(AMPLE));
+        assert!(queue.flush(deadline()));
         let lines = lines_of(&disk.written);
         assert_eq!(lines.len(), 4, "{lines:?}");
         assert_eq!(lines[0], "torn in");
@@ -678,7 +800,7 @@ mod tests {
             retry: Duration::from_millis(1),
             ..Limits::default()
         };
-        let (queue, _thread) = start(Box::new(Recovers(2, tell)), limits, false).unwrap();
+        let (queue, _thread) = start(to_stdout(Recovers(2, tell)), limits).unwrap();
         queue.offer("lost\n".to_owned());
         let report = told.recv_timeout(AMPLE).unwrap();
         assert!(
@@ -701,11 +823,11 @@ mod tests {
                 Err(io::ErrorKind::BrokenPipe.into())
             }
         }
-        let (queue, thread) = start(Box::new(Gone), Limits::default(), false).unwrap();
+        let (queue, thread) = start(to_stdout(Gone), Limits::default()).unwrap();
         for _ in 0..10_000 {
             queue.offer("x\n".to_owned());
         }
-        assert!(queue.flush(AMPLE));
+        assert!(queue.flush(deadline()));
         assert_eq!(queue.shared.bytes.load(SeqCst), 0);
         drop(queue);
         thread.join().unwrap();

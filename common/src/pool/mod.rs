@@ -12,7 +12,9 @@
 //! full pool refuses; it never runs one half of a pair and starves the other. Workers are made when
 //! a pump is ready and nobody is free, and leave after a while without work.
 
+mod places;
 mod rester;
+mod watch;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -24,7 +26,9 @@ use crate::duplex::{Duplex, Fault, Socket};
 use crate::metrics::Traffic;
 use crate::relay::{self, Ended, Nudged, Outcome, Pair, Pump};
 
+pub use places::{Place, Places};
 use rester::Rester;
+pub use watch::Watch;
 
 /// Performance: how long a worker without work waits for more before its thread ends.
 const WORKER_IDLE: Duration = Duration::from_secs(5);
@@ -69,6 +73,8 @@ enum Job {
     Pump(Pump),
     /// What a pair needs before it exists: dialling.
     Task(Box<dyn FnOnce() + Send>),
+    /// As that, but of a moment: whoever has it runs it.
+    Note(Box<dyn FnOnce() + Send>),
 }
 
 #[derive(Default)]
@@ -220,6 +226,17 @@ impl Pool {
         refused.map_err(|_| PoolError::Closed)
     }
 
+    /// As [`when_readable`](Self::when_readable), but `note` is run in the thread that everybody rests with: it
+    /// must neither block nor take long. For telling somebody else.
+    pub fn note_readable(
+        &self,
+        socket: Arc<Socket>,
+        note: impl FnOnce() + Send + 'static,
+    ) -> Result<(), PoolError> {
+        let refused = self.0.rester.rest(Job::Note(Box::new(note)), socket);
+        refused.map_err(|_| PoolError::Closed)
+    }
+
     /// Starts a pair. `owner` names whom [`abort_owner`](Self::abort_owner) would cut; `on_end` is
     /// called when both directions are over, by whichever thread sees it: maybe already this one. On an error both duplexes are aborted and
     /// `on_end` still is called.
@@ -277,6 +294,20 @@ impl Pool {
         self.abort_where(|of, pair| of == owner && pair.is_unheard(since))
     }
 
+    /// Aborts the pairs of this owner in which nothing has ever moved: for a job that ends and would wait for
+    /// connections that somebody only keeps ready. Returns how many.
+    pub fn abort_untouched(&self, owner: u64) -> usize {
+        self.abort_where(|of, pair| of == owner && pair.moved() == 0)
+    }
+
+    /// Ends the pairs of this owner in which nothing has moved for `limit`. To be asked every
+    /// [`idle_look`]: silence is counted from the first look that saw it. Returns how many.
+    pub fn abort_idle(&self, owner: u64, limit: Duration, now: Instant) -> usize {
+        let idle = self.pairs(|of, pair| of == owner && pair.is_idle(limit, now));
+        idle.iter().for_each(|pair| pair.end_idle());
+        idle.len()
+    }
+
     /// Refuses what comes, and aborts what is alive. Returns how many pairs that cut.
     pub fn abort_all(&self) -> usize {
         self.0.lock().closed = true;
@@ -284,17 +315,21 @@ impl Pool {
     }
 
     fn abort_where(&self, wanted: impl Fn(u64, &Pair) -> bool) -> usize {
-        let state = self.0.lock();
-        let pairs: Vec<_> = state
-            .live
-            .values()
-            .filter_map(|(owner, pair)| pair.upgrade().filter(|pair| wanted(*owner, pair)))
-            .collect();
-        drop(state);
-        for pair in &pairs {
-            pair.abort();
-        }
+        let pairs = self.pairs(wanted);
+        pairs.iter().for_each(|pair| pair.abort());
         pairs.len()
+    }
+
+    /// Those that are alive and wanted. The lock is not held when the caller deals with them, nor when they
+    /// are dropped.
+    fn pairs(&self, wanted: impl Fn(u64, &Pair) -> bool) -> Vec<Arc<Pair>> {
+        let all: Vec<_> = {
+            let state = self.0.lock();
+            let alive = |(owner, pair): &(u64, Weak<Pair>)| Some((*owner, pair.upgrade()?));
+            state.live.values().filter_map(alive).collect()
+        };
+        let wanted = all.into_iter().filter(|(owner, pair)| wanted(*owner, pair));
+        wanted.map(|(_, pair)| pair).collect()
     }
 
     /// Refuses what comes, and waits until nothing is alive or `until` has passed. `true`: nothing is.
@@ -382,7 +417,7 @@ impl Pool {
         let mut next = first;
         while let Some(job) = next {
             match job {
-                Job::Task(task) => task(),
+                Job::Task(task) | Job::Note(task) => task(),
                 Job::Pump(pump) => self.run(pump),
             }
             next = self.next_job();
@@ -428,6 +463,11 @@ impl Pool {
             }
         }
     }
+}
+
+/// How often to look for silence that may last for `limit`: it may last so much longer than it should.
+pub fn idle_look(limit: Duration) -> Duration {
+    (limit / 4).clamp(Duration::from_millis(100), Duration::from_secs(30))
 }
 
 /// Counts a worker out, also when a job panics.

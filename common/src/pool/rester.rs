@@ -14,12 +14,14 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use mio::{Events, Poll, Registry, Token, Waker};
 
 use super::Job;
+use super::watch::Watch;
 use crate::budget;
 use crate::duplex::{Fault, Socket};
 use crate::relay::Nudged;
@@ -155,7 +157,7 @@ impl Run {
         };
         let nudged = match &mut resting.job {
             Job::Pump(pump) => pump.nudge_caught(),
-            Job::Task(_) => Nudged::Busy,
+            Job::Task(_) | Job::Note(_) => Nudged::Busy,
         };
         if nudged == Nudged::Silent {
             return;
@@ -164,8 +166,13 @@ impl Run {
             return;
         };
         self.forget(&mut watch);
-        if nudged == Nudged::Busy {
-            wake(job);
+        match job {
+            Job::Note(note) => {
+                // A panic is its owner's loss, not that of everybody who rests.
+                let _ = catch_unwind(AssertUnwindSafe(note));
+            }
+            job if nudged == Nudged::Busy => wake(job),
+            _ => {}
         }
     }
 
@@ -207,54 +214,5 @@ impl Drop for Run {
                 pump.fail(&Fault::Source(io::ErrorKind::ConnectionAborted.into()));
             }
         }
-    }
-}
-
-/// A socket in the poller.
-#[cfg(unix)]
-struct Watch(Arc<Socket>);
-
-#[cfg(unix)]
-impl Watch {
-    // The same signature as elsewhere, where it can fail.
-    #[allow(clippy::unnecessary_wraps)]
-    fn new(socket: Arc<Socket>) -> io::Result<Self> {
-        Ok(Self(socket))
-    }
-
-    fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        use std::os::fd::AsRawFd;
-        registry.register(
-            &mut mio::unix::SourceFd(&self.0.stream().as_raw_fd()),
-            token,
-            Interest::READABLE,
-        )
-    }
-
-    fn deregister(&mut self, registry: &Registry) {
-        use std::os::fd::AsRawFd;
-        // It can only fail for a socket that the poller does not know.
-        let _ = registry.deregister(&mut mio::unix::SourceFd(&self.0.stream().as_raw_fd()));
-    }
-}
-
-/// A second handle on the socket: the poller of this system takes no other.
-#[cfg(not(unix))]
-struct Watch(mio::net::TcpStream);
-
-#[cfg(not(unix))]
-impl Watch {
-    fn new(socket: Arc<Socket>) -> io::Result<Self> {
-        Ok(Self(mio::net::TcpStream::from_std(
-            socket.stream().try_clone()?,
-        )))
-    }
-
-    fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        registry.register(&mut self.0, token, Interest::READABLE)
-    }
-
-    fn deregister(&mut self, registry: &Registry) {
-        let _ = registry.deregister(&mut self.0);
     }
 }

@@ -26,6 +26,7 @@ use minitcptunnel_common::wire::keys::DirectionKey;
 use socket2::SockRef;
 
 use crate::rig::{Content, Cut, PATIENCE, Plan, Wire, eventually, link};
+use crate::tls;
 
 /// What the channel in the middle is made of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +36,8 @@ pub(crate) enum Layer {
     /// As spoken with an original: the end of a direction is the TCP end.
     Legacy,
     Packed,
+    Tls12,
+    Tls13,
 }
 
 /// A kind of duplex, alone or within the real path.
@@ -45,7 +48,7 @@ pub(crate) struct Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 8] = {
+    pub(crate) const ALL: [Self; 11] = {
         const fn kind(layer: Layer, chain: bool) -> Kind {
             Kind { layer, chain }
         }
@@ -54,21 +57,34 @@ impl Kind {
             kind(Layer::Sealed, false),
             kind(Layer::Legacy, false),
             kind(Layer::Packed, false),
+            kind(Layer::Tls12, false),
+            kind(Layer::Tls13, false),
             kind(Layer::Tcp, true),
             kind(Layer::Sealed, true),
             kind(Layer::Legacy, true),
             kind(Layer::Packed, true),
+            // Within the path the version of TLS makes no difference.
+            kind(Layer::Tls13, true),
         ]
     };
 
-    /// Whether frames authenticate what passes.
-    pub(crate) fn is_sealed(self) -> bool {
+    /// Whether what passes is authenticated.
+    pub(crate) fn is_protected(self) -> bool {
         self.layer != Layer::Tcp
+    }
+
+    /// Whether that is done by frames of ours.
+    pub(crate) fn is_sealed(self) -> bool {
+        self.is_protected() && !self.is_tls()
+    }
+
+    pub(crate) fn is_tls(self) -> bool {
+        matches!(self.layer, Layer::Tls12 | Layer::Tls13)
     }
 
     /// Whether an end can be told from a cut (E2).
     pub(crate) fn tells_ends(self) -> bool {
-        matches!(self.layer, Layer::Sealed | Layer::Packed)
+        matches!(self.layer, Layer::Sealed | Layer::Packed) || self.is_tls()
     }
 }
 
@@ -96,7 +112,17 @@ pub(crate) fn keys(hand: Hand) -> (Sealer, Opener) {
     }
 }
 
-/// A connected stream as a duplex of this layer; `rest` came behind the handshake.
+/// Both ends of a path as duplexes of this layer.
+pub(crate) fn dress_both(layer: Layer, near: TcpStream, far: TcpStream) -> [Duplex; 2] {
+    if let Layer::Tls12 | Layer::Tls13 = layer {
+        return tls::dress_both(layer, near, far);
+    }
+    [(Hand::Left, near), (Hand::Right, far)]
+        .map(|(hand, stream)| dress(layer, hand, stream, Vec::new()))
+}
+
+/// A connected stream as a duplex of this layer; `rest` came behind the handshake. Of TLS, the other end is
+/// nowhere.
 pub(crate) fn dress(layer: Layer, hand: Hand, stream: TcpStream, rest: Vec<u8>) -> Duplex {
     let (sealer, opener) = keys(hand);
     let (end, compression) = match layer {
@@ -104,6 +130,7 @@ pub(crate) fn dress(layer: Layer, hand: Hand, stream: TcpStream, rest: Vec<u8>) 
         Layer::Sealed => (End::Fin, Compression::Off),
         Layer::Legacy => (End::Tcp, Compression::Off),
         Layer::Packed => (End::Fin, Compression::On),
+        Layer::Tls12 | Layer::Tls13 => return tls::dress(layer, hand, stream),
     };
     sealed(
         stream,
@@ -363,6 +390,14 @@ impl Side {
         }
     }
 
+    /// Reads until silence, and gives the buffers of both halves back as a pump does.
+    pub(crate) fn rest(&mut self) {
+        self.reader.rest();
+        if let Writer::Ours(sink) = &mut self.writer {
+            sink.rest();
+        }
+    }
+
     pub(crate) fn say(&mut self, content: &mut Content, n: u64) {
         self.writer.send(content, n, None).expect("sending");
     }
@@ -448,8 +483,7 @@ impl Path {
         let (near, wire_left) = link();
         let (wire_right, far) = link();
         let wire = Wire::new(wire_left, wire_right, plans);
-        let near = dress(kind.layer, Hand::Left, near, Vec::new());
-        let far = dress(kind.layer, Hand::Right, far, Vec::new());
+        let [near, far] = dress_both(kind.layer, near, far);
         if !kind.chain {
             return Self {
                 left: Side::ours(near),
@@ -498,12 +532,8 @@ impl Path {
                 chain.pools.iter().all(|pool| pool.resting() == 2)
             }),
             None => {
-                for side in [&mut self.left, &mut self.right] {
-                    side.reader.rest();
-                    if let Writer::Ours(sink) = &mut side.writer {
-                        sink.rest();
-                    }
-                }
+                self.left.rest();
+                self.right.rest();
             }
         }
     }
@@ -525,6 +555,6 @@ pub(crate) fn cut_looks(layer: Layer, how: Cut) -> Seen {
     match (how, layer) {
         // Without FIN frames an orderly TCP end is all there is: the original's weakness.
         (Cut::Close, Layer::Tcp | Layer::Legacy) => Seen::End,
-        (Cut::Close, Layer::Sealed | Layer::Packed) | (Cut::Reset, _) => Seen::Cut,
+        (Cut::Close, _) | (Cut::Reset, _) => Seen::Cut,
     }
 }

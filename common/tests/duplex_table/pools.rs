@@ -13,7 +13,7 @@ use minitcptunnel_common::metrics::Traffic;
 use minitcptunnel_common::pool::{Pool, PoolError};
 use minitcptunnel_common::relay::{Ended, Why};
 
-use crate::path::{Hand, Kind, Layer, Seen, Side, dress, start};
+use crate::path::{Hand, Kind, Layer, Seen, Side, dress, dress_both, start};
 use crate::rig::{Content, PATIENCE, eventually, link, stands_still, within};
 
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -30,8 +30,7 @@ fn tunnel(layer: Layer, pools: [&Pool; 2], owner: u64) -> Tunnelled {
     let (near, far) = link();
     let (service, right) = link();
     let traffic = Arc::<Traffic>::default();
-    let near = dress(layer, Hand::Left, near, Vec::new());
-    let far = dress(layer, Hand::Right, far, Vec::new());
+    let [near, far] = dress_both(layer, near, far);
     let external = duplex::tcp(external).unwrap();
     let service = duplex::tcp(service).unwrap();
     Tunnelled {
@@ -336,9 +335,9 @@ pub(crate) fn no_job_is_lost(_: Kind) {
     });
 }
 
-/// Prints what an idle pair costs: `cargo test -p minitcptunnel-common --release --test
-/// duplex_table -- --ignored --nocapture`.
-pub(crate) fn memory_of_idle_pairs() -> Vec<String> {
+/// Prints what an idle pair costs, and for TLS both ends of a connection: `cargo test -p minitcptunnel-common
+/// --release --test duplex_table -- --ignored --nocapture`.
+pub(crate) fn memory_of_idle_pairs(layer: Layer) -> Vec<String> {
     const MANY: usize = 2000;
     fn resident() -> u64 {
         let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
@@ -352,20 +351,16 @@ pub(crate) fn memory_of_idle_pairs() -> Vec<String> {
     for _ in 0..MANY {
         let (left, external) = link();
         let (near, right) = link();
-        let right = Side::ours(dress(Layer::Packed, Hand::Right, right, Vec::new()));
+        let [near, right] = dress_both(layer, near, right);
         let external = duplex::tcp(external).unwrap();
-        let near = dress(Layer::Packed, Hand::Left, near, Vec::new());
-        pairs.push((
-            left,
-            right,
-            start(&pool, 1, external, near, &Arc::default()),
-        ));
+        let ended = start(&pool, 1, external, near, &Arc::default());
+        pairs.push((left, Side::ours(right), ended));
     }
     let mut lines = Vec::new();
     let mut report = |what: &str, workers: usize| {
         let each = (resident().saturating_sub(before)) / MANY as u64;
         lines.push(format!(
-            "{what}: {each} bytes of memory per pair, {workers} workers"
+            "{layer:?}, {what}: {each} bytes of memory per pair, {workers} workers"
         ));
     };
     eventually("all rest", || pool.resting() == 2 * MANY);

@@ -15,7 +15,7 @@ use minitcptunnel_common::relay::Why;
 use socket2::SockRef;
 
 use crate::hostile::{Forger, data};
-use crate::path::{Hand, Kind, Layer, Seen, Side, dress, keys, start};
+use crate::path::{Hand, Kind, Layer, Seen, Side, dress, dress_both, keys, start};
 use crate::rig::{Content, PATIENCE, Random, eventually, link};
 
 /// A frame that comes in drops, and short conversations, hold no worker at any time.
@@ -128,11 +128,11 @@ pub(crate) fn nothing_is_lost_unwaited(kind: Kind) {
     let (near, wire) = link();
     let mut external = duplex::tcp(external).unwrap();
     SockRef::from(&near).set_send_buffer_size(1).unwrap();
-    let mut near = dress(kind.layer, Hand::Right, near, Vec::new());
-    let right = if kind.layer == Layer::Tcp {
-        Side::app(wire)
+    let (mut near, right) = if kind.layer == Layer::Tcp {
+        (duplex::tcp(near).unwrap(), Side::app(wire))
     } else {
-        Side::ours(dress(kind.layer, Hand::Left, wire, Vec::new()))
+        let [right, near] = dress_both(kind.layer, wire, near);
+        (near, Side::ours(right))
     };
     let mut content = Content::new(3);
     let writer = spawn(move || left.write_all(&content.take(LEN as usize)).unwrap());

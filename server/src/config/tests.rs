@@ -28,7 +28,7 @@ fn every_example_loads_and_both_formats_say_the_same() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 4);
+    assert_eq!(seen, 6);
 }
 
 #[test]
@@ -105,7 +105,8 @@ fn paths_start_at_the_folder_of_the_file() {
 #[test]
 fn broken_inputs_are_told_exactly() {
     let top = "Known here: `port`, `bind`, `tunnel_bind`, `identity_key_file`, `allowed_clients_file`, `max_clients`, \
-               `allowed_ports`, `compression`, `memory_budget`, `limits`, `timeouts`, `grace`";
+               `allowed_ports`, `compression`, `memory_budget`, `limits`, `timeouts`, `grace`, `logging`, \
+               `server_listener`, `target_service`, `tls`, `forwards`";
     let range = "a port from 1 to 65535 such as \"8080\", or a range such as \"10000-20000\"";
     let address = "is not an IP address; use \"::\" for all addresses, \"0.0.0.0\" for IPv4 only, \
                    or one address of this machine, without a port";
@@ -120,7 +121,7 @@ fn broken_inputs_are_told_exactly() {
             JSON,
             r#"{"timeouts": {"helo": 3}}"#,
             "server_config.json:1:15: timeouts: unknown key `helo`; did you mean `hello`? \
-             Known here: `hello`, `first_frame`, `pairing`, `session_silence`"
+             Known here: `hello`, `first_frame`, `pairing`, `session_silence`, `connect`, `write`, `idle`"
                 .into(),
         ),
         (
@@ -140,6 +141,12 @@ fn broken_inputs_are_told_exactly() {
             r#"{"identity_key_file": " "}"#,
             "server_config.json:1:2: identity_key_file: the file name is empty; name a file, or leave the key out for the default".into(),
         ),
+        (
+            JSON,
+            r#"{"logging": {"log_file": "allowed_clients.txt"}}"#,
+            "server_config.json:1:14: logging.log_file: this file is another file of the server already; the log needs one of its own".into(),
+        ),
+        (JSON, r#"{"logging": {"level": "loud"}}"#, "server_config.json:1:23: logging.level: expected \"error\", \"warn\", \"info\", \"debug\" or \"trace\", found the text \"loud\"".into()),
         (
             JSON,
             r#"{"identity_key_file": "a", "allowed_clients_file": "a"}"#,
@@ -178,7 +185,7 @@ fn broken_inputs_are_told_exactly() {
         (JSON, r#"{"grace": "5s"}"#, "server_config.json:1:11: grace: expected a number of seconds from 0 to 31536000, found the text \"5s\"".into()),
         ("server.toml", "", "server.toml: the format of a configuration file is told by its name; let it end in .json, .yaml or .yml".into()),
     ];
-    assert_eq!(cases.len(), 33);
+    assert_eq!(cases.len(), 35);
     let mut wrong = Vec::new();
     for (name, text, message) in cases {
         let said = match check_text(name, text) {
@@ -242,3 +249,5 @@ fn oddities_are_warned_about() {
         );
     }
 }
+
+mod forward;

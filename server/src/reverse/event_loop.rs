@@ -31,7 +31,6 @@ use minitcptunnel_common::wire::message::Reason;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Poll, Token};
 
-use super::gate::{Gate, ReplayMemory};
 use super::knock::{Fresh, Knocking};
 use super::pairer::ConnectionPairer;
 use super::registry::TunnelRegistry;
@@ -41,6 +40,7 @@ use super::strange::Strange;
 use super::verifier::{Verified, Verifier};
 use super::within::Within;
 use crate::config::Config;
+use crate::gate::{Gate, ReplayMemory};
 
 pub(super) const INBOX: Token = Token(0);
 /// First token of everything that comes and goes.
@@ -157,7 +157,7 @@ impl EventLoop {
         let gate = Gate::new(
             parts.limits.pending,
             limits.pending_handshakes_per_address,
-            limits.handshakes_per_second_per_address,
+            Some(limits.handshakes_per_second_per_address),
         );
         let mut this = Self {
             poll: parts.poll,

@@ -22,9 +22,9 @@ use mio::net::TcpStream;
 use mio::{Interest, Token};
 
 use super::event_loop::{ACCEPT_BATCH, Entry, EventLoop, Timer};
-use super::gate::Knock;
 use super::strange::Strange;
 use super::verifier::Verified;
+use crate::gate::Knock;
 
 /// What a first frame may expand to, in bytes.
 const FIRST_MESSAGE_MAX: usize = 2 * FIRST_FRAME_MAX;

@@ -10,7 +10,6 @@
 mod admission;
 mod control;
 mod event_loop;
-mod gate;
 mod knock;
 mod pairer;
 mod registry;
@@ -43,6 +42,7 @@ use minitcptunnel_common::resources;
 use mio::Poll;
 
 use crate::config::Config;
+use crate::listen;
 use event_loop::{Event, EventLoop, INBOX, Parts};
 use verifier::Verifier;
 use within::Within;
@@ -80,19 +80,7 @@ impl fmt::Display for StartError {
         match self {
             Self::Key(e) => e.fmt(f),
             Self::AllowList(e) => e.fmt(f),
-            Self::Bind(address, e) if e.kind() == io::ErrorKind::AddrInUse => write!(
-                f,
-                "cannot listen on {address}: the port is in use. Perhaps the server runs already; stop it, or choose another port with --port"
-            ),
-            Self::Bind(address, e) if e.kind() == io::ErrorKind::PermissionDenied => write!(
-                f,
-                "cannot listen on {address}: not permitted. Ports below 1024 need privileges; choose a higher one with --port"
-            ),
-            Self::Bind(address, e) if e.kind() == io::ErrorKind::AddrNotAvailable => write!(
-                f,
-                "cannot listen on {address}: this is not an address of this machine. Use --bind :: for all addresses"
-            ),
-            Self::Bind(address, e) => write!(f, "cannot listen on {address}: {e}"),
+            Self::Bind(address, e) => listen::explain(f, *address, e, "--port"),
             Self::Resources(e) => write!(
                 f,
                 "the system refused a thread or a poller ({e}). Raise the limits on threads and open files, or free memory"
@@ -145,7 +133,7 @@ pub fn start(config: Config) -> Result<Handle, StartError> {
     limits.log(&config.limits);
     let asked = SocketAddr::new(config.bind, config.port);
     let bind = |e| StartError::Bind(asked, e);
-    let control = registry::listen(config.bind, config.port).map_err(bind)?;
+    let control = listen::listen(config.bind, config.port).map_err(bind)?;
     let address = control.local_addr().map_err(bind)?;
 
     let resources = StartError::Resources;
@@ -217,6 +205,11 @@ impl Handle {
     /// The address of the control port.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where its pairs run.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// The server's identity.

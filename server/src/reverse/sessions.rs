@@ -20,8 +20,8 @@ use minitcptunnel_common::wire::message::Message;
 use mio::Token;
 use mio::net::TcpStream;
 
-use super::gate::party;
 use super::spares::SpareList;
+use crate::gate::party;
 
 /// One authenticated control channel.
 pub(super) struct Session {

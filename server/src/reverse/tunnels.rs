@@ -14,7 +14,7 @@ use minitcptunnel_common::wire::message::{CompressionWish, Message, Status};
 use mio::{Interest, Token};
 
 use super::event_loop::{Entry, EventLoop};
-use super::registry::{self, Tunnel};
+use super::registry::Tunnel;
 
 impl EventLoop {
     pub(super) fn open_tunnel(
@@ -89,7 +89,8 @@ impl EventLoop {
             self.close_tunnel(token);
         }
         let address = self.config.tunnel_bind;
-        let mut listener = registry::listen(address, asked).map_err(|e| explain_bind(asked, &e))?;
+        let mut listener =
+            crate::listen::listen(address, asked).map_err(|e| explain_bind(asked, &e))?;
         let local = listener.local_addr().map_err(|e| explain_bind(asked, &e))?;
         if asked == 0 && !self.config.allowed_ports.contains(local.port()) {
             return Err("the server allows certain ports only; ask for one of them".to_owned());

@@ -20,7 +20,7 @@ const OWN: usize = 32;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Within {
     /// Strangers in the gate.
-    pub(super) pending: usize,
+    pub(crate) pending: usize,
     /// External connections that wait.
     pub(super) waiting: usize,
     /// Channels of an authenticated client that have no purpose yet.

@@ -181,8 +181,13 @@ impl Visitor {
         Ok(times)
     }
 
-    /// Connect and one echoed byte, one after the other, in microseconds.
-    pub(crate) fn new_connections(&self, count: usize, limit: Duration) -> io::Result<Vec<f64>> {
+    /// Connect and one echoed byte, one after the other with a pause between them, in microseconds.
+    pub(crate) fn new_connections(
+        &self,
+        count: usize,
+        limit: Duration,
+        pause: Duration,
+    ) -> io::Result<Vec<f64>> {
         let deadline = Instant::now() + limit;
         let mut times = Vec::with_capacity(count);
         while times.len() < count && Instant::now() < deadline {
@@ -192,6 +197,10 @@ impl Visitor {
             let mut stream = TcpStream::from(socket);
             ping(&mut stream, b'E')?;
             times.push(micros(start));
+            if !pause.is_zero() {
+                drop(stream);
+                std::thread::sleep(pause);
+            }
         }
         Ok(times)
     }

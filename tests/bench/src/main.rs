@@ -1,7 +1,8 @@
 //! Measures MiniTCPTunnel beside the direct path and its peers. `scripts/bench` builds and starts it.
 //!
 //! ```text
-//!  run ─┬─ targets   a service and a tunnel each: direct, ours, rathole, bore, ssh, wstunnel
+//!  run ─┬─ targets   a service and a tunnel each: direct, ours, rathole, bore, ssh, wstunnel; or, for
+//!       │            the forward tunnel, direct, ours, stunnel, haproxy, nginx, ghostunnel, ssh, wstunnel
 //!       ├─ load      bulk, ping, new connections, held connections  ──> tunnel ──> service
 //!       ├─ process   CPU seconds, PSS, threads of the tunnel's programs, from /proc
 //!       └─ report    medians with spread, ratios, JSON

@@ -95,6 +95,24 @@ impl Program {
         }
     }
 
+    /// Waits until something has become true that it does.
+    pub(crate) fn until(&mut self, timeout: Duration, is_so: impl Fn() -> bool) -> io::Result<()> {
+        let deadline = Instant::now() + timeout;
+        while !is_so() {
+            let ended = self.child.try_wait()?;
+            if ended.is_some() || Instant::now() >= deadline {
+                let log = fs::read_to_string(&self.log).unwrap_or_default();
+                let said: Vec<_> = log.lines().rev().take(5).collect();
+                return Err(io::Error::other(format!(
+                    "{} is not there; last lines: {said:?}",
+                    self.log.display()
+                )));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
     /// Its id and those of everything it has started.
     pub(crate) fn tree(&self) -> Vec<u32> {
         let mut children: HashMap<u32, Vec<u32>> = HashMap::new();

@@ -28,7 +28,7 @@ const SLEEPS: [Column; 4] = [
     ("8 from sleeps/GiB", "from8_sleeps_per_gib", 0, true),
 ];
 
-const LATENCY: [Column; 9] = [
+const LATENCY: [Column; 11] = [
     ("ping p50", "ping_p50_us", 0, true),
     ("p99", "ping_p99_us", 0, true),
     ("beside bulk p50", "ping_beside_bulk_p50_us", 0, true),
@@ -36,14 +36,18 @@ const LATENCY: [Column; 9] = [
     ("after silence", "ping_after_silence_p50_us", 0, true),
     ("new p50", "new_connection_p50_us", 0, true),
     ("p99", "new_connection_p99_us", 0, true),
+    ("new, 5 ms apart, p50", "new_after_pause_p50_us", 0, true),
+    ("p99", "new_after_pause_p99_us", 0, true),
     ("32 at once/s", "connections_per_second", 0, true),
     ("CPU us each", "cpu_us_per_connection", 0, true),
 ];
 
-const MEMORY: [Column; 10] = [
+const MEMORY: [Column; 12] = [
     ("idle MiB", "pss_idle", 1, false),
     ("wake-ups/s", "idle_wakeups_per_second", 1, false),
     ("after load MiB", "pss_after_load", 1, false),
+    ("500: KiB each", "held_500_kib_each", 1, false),
+    ("threads", "held_500_threads", 0, false),
     ("1000: KiB each", "held_1000_kib_each", 1, false),
     ("threads", "held_1000_threads", 0, false),
     ("5000: KiB each", "held_5000_kib_each", 1, false),
@@ -62,7 +66,14 @@ pub(crate) fn print(results: &Results, options: &Options) {
         results.load_before,
         results.load_after
     );
+    println!("{}", system());
     println!("Medians over the rounds, ± half the distance between the least and the largest.");
+    for row in results.rows.iter().filter(|row| !row.version.is_empty()) {
+        println!("{}: {}", row.name, row.version);
+    }
+    if !results.left_out.is_empty() {
+        println!("left out: {}", results.left_out.join("; "));
+    }
     table(
         "Bulk, random data: MB/s, and CPU seconds per GiB of both programs",
         &BULK,
@@ -151,28 +162,26 @@ pub(crate) fn grid(lines: &[Vec<String>]) {
 
 /// Ours against each peer, round by round, so that what else the machine did meanwhile falls out.
 fn ratios(results: &Results) {
-    let Some(ours) = results.rows.iter().find(|row| row.name == "ours") else {
-        return;
-    };
+    let is_ours = |row: &&Row| row.name.starts_with("ours");
     let columns: Vec<_> = BULK.iter().chain(&LATENCY).chain(&MEMORY).collect();
-    for peer in results
-        .rows
-        .iter()
-        .filter(|row| !["ours", "direct"].contains(&row.name))
-    {
-        let mut text = String::new();
-        for (_, metric, _, _) in &columns {
-            let (Some(mine), Some(theirs)) = (ours.samples.get(*metric), peer.samples.get(*metric))
-            else {
-                continue;
-            };
-            let each: Vec<_> = mine.iter().zip(theirs).map(|(a, b)| a / b).collect();
-            let middle = median(&each);
-            if middle.is_finite() {
-                let _ = write!(text, " {metric}={middle:.2}");
+    for ours in results.rows.iter().filter(is_ours) {
+        let others = results.rows.iter().filter(|row| !is_ours(row));
+        for peer in others.filter(|row| row.name != "direct") {
+            let mut text = String::new();
+            for (_, metric, _, _) in &columns {
+                let (Some(mine), Some(theirs)) =
+                    (ours.samples.get(*metric), peer.samples.get(*metric))
+                else {
+                    continue;
+                };
+                let each: Vec<_> = mine.iter().zip(theirs).map(|(a, b)| a / b).collect();
+                let middle = median(&each);
+                if middle.is_finite() {
+                    let _ = write!(text, " {metric}={middle:.2}");
+                }
             }
+            println!("\n{} / {}:{text}", ours.name, peer.name);
         }
-        println!("\nours / {}:{text}", peer.name);
     }
     println!();
 }
@@ -240,7 +249,7 @@ fn string(text: &str) -> String {
     out
 }
 
-/// Processor and kernel.
+/// Processor, kernel and what decides how fast TCP sends.
 fn system() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let info = read("/proc/cpuinfo");
@@ -252,8 +261,9 @@ fn system() -> String {
         });
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     format!(
-        "{model}, {cores} cores, Linux {}",
-        read("/proc/sys/kernel/osrelease").trim()
+        "{model}, {cores} cores, Linux {}, TCP {}",
+        read("/proc/sys/kernel/osrelease").trim(),
+        read("/proc/sys/net/ipv4/tcp_congestion_control").trim()
     )
 }
 

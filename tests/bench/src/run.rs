@@ -18,6 +18,8 @@ use crate::targets::{self, Target};
 
 /// Long enough that idle threads end and allocators trim, where they do.
 const SETTLE: Duration = Duration::from_secs(6);
+/// Between new connections that are not to follow each other as fast as they can: time enough for a TLS handshake.
+const BETWEEN: Duration = Duration::from_millis(5);
 /// Descriptors kept free for everything but held connections.
 const SPARE: usize = 200;
 
@@ -27,6 +29,8 @@ pub(crate) type Samples = BTreeMap<String, Vec<f64>>;
 /// What a run found.
 pub(crate) struct Results {
     pub(crate) rows: Vec<Row>,
+    /// What was left out, and why.
+    pub(crate) left_out: Vec<String>,
     pub(crate) load_before: String,
     pub(crate) load_after: String,
     pub(crate) seconds: f64,
@@ -62,7 +66,7 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
     let folder = Folder::new()?;
     let started = Instant::now();
     let load_before = load_average();
-    let targets = targets::start_all(&folder, options)?;
+    let (targets, left_out) = targets::start_all(&folder, options)?;
     let mut rows: Vec<_> = targets
         .iter()
         .map(|target| Row {
@@ -96,6 +100,7 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
     }
     let results = Results {
         rows,
+        left_out,
         load_before,
         load_after: load_average(),
         seconds: started.elapsed().as_secs_f64(),
@@ -188,9 +193,14 @@ fn measure(target: &Target, row: &mut Row, options: &Options) {
         visitor.pings_after_silence(silence),
         false,
     );
-    let new = visitor.new_connections(options.connections, options.window);
+    let new = visitor.new_connections(options.connections, options.window, Duration::ZERO);
     latency("new_connection", new, true);
     target.quiesce();
+    if options.forward {
+        let new = visitor.new_connections(options.connections, options.window, BETWEEN);
+        latency("new_after_pause", new, true);
+        target.quiesce();
+    }
     let used = process::cpu(&pids);
     let (rate, failed) = visitor.connection_rate(options.window);
     let used = process::cpu(&pids) - used;

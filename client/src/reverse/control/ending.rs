@@ -15,9 +15,10 @@ use minitcptunnel_common::log_limited;
 use minitcptunnel_common::metrics::TrafficSnapshot;
 use minitcptunnel_common::wire::message::Reason;
 
-use super::{ControlClient, Phase, random};
+use super::{ControlClient, Phase};
 use crate::reverse::lost::Lost;
 use crate::state::End;
+use minitcptunnel_common::backoff::random;
 
 /// Semantics: how long a client that was replaced stays away, at least. Two machines with the same
 /// key would otherwise take the session from each other as fast as they can.

@@ -6,12 +6,13 @@ use minitcptunnel_common::id::{ConnId, TunnelId};
 use minitcptunnel_common::log_limited;
 use minitcptunnel_common::metrics::Refusal;
 
-use super::{ControlClient, Phase, random};
+use super::{ControlClient, Phase};
 use crate::local_proxy::Call;
 use crate::reverse::Input;
 use crate::reverse::data::DataEnd;
 use crate::reverse::session::Notice;
 use crate::reverse::tunnels::Change;
+use minitcptunnel_common::backoff::random;
 
 impl ControlClient {
     /// The session reports something.

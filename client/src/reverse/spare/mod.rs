@@ -33,10 +33,10 @@ use self::ahead::Ahead;
 use self::plan::{OPENING_MAX, Plan};
 use self::waiting::Spare;
 use super::Input;
-use super::control::random;
 use super::server::{Channel, Server};
 use super::tunnels::Enabled;
 use crate::local_proxy::{LocalProxy, WARN_EVERY};
+use minitcptunnel_common::backoff::random;
 
 /// Safety: a server has closed those above `max` by then: it does so at once (E9), and what it sends takes
 /// seconds at worst.

@@ -52,22 +52,26 @@ impl FromStr for Size {
     type Err = SizeError;
 
     fn from_str(text: &str) -> Result<Self, SizeError> {
-        let text = text.trim();
-        let digits = text
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let unit = match unit.trim_start().to_ascii_lowercase().as_str() {
-            "" | "b" => 1,
-            // Whoever writes MB for memory means this, too.
-            "k" | "kb" | "kib" => KIB,
-            "m" | "mb" | "mib" => MIB,
-            "g" | "gb" | "gib" => GIB,
-            _ => return Err(SizeError),
-        };
-        let number: u64 = number.parse().map_err(|_| SizeError)?;
-        number.checked_mul(unit).ok_or(SizeError)?.try_into()
+        bytes_of(text).ok_or(SizeError)?.try_into()
     }
+}
+
+/// A number with or without a unit, in bytes.
+pub(in crate::config) fn bytes_of(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        // Whoever writes MB for memory means this, too.
+        "k" | "kb" | "kib" => KIB,
+        "m" | "mb" | "mib" => MIB,
+        "g" | "gb" | "gib" => GIB,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
 }
 
 /// `64 MiB`, for people.

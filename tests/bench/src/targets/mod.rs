@@ -1,5 +1,6 @@
 //! What is measured: a service and, but for the direct path, a tunnel in front of it.
 
+mod forward;
 mod ours;
 mod peers;
 
@@ -91,7 +92,7 @@ impl Setup<'_> {
 type Started = io::Result<Option<(Vec<Program>, String)>>;
 type Starter = fn(&Setup<'_>) -> Started;
 
-const ALL: [(&str, Starter); 8] = [
+const REVERSE: &[(&str, Starter)] = &[
     ("direct", |_| Ok(Some((Vec::new(), String::new())))),
     ("ours", |setup| ours::start(setup).map(Some)),
     ("rathole", peers::rathole),
@@ -102,30 +103,54 @@ const ALL: [(&str, Starter); 8] = [
     ("wstunnel", peers::wstunnel),
 ];
 
-/// Starts all that is installed and wanted. What does not start is told and left out, except ours.
-pub(crate) fn start_all(folder: &Folder, options: &Options) -> io::Result<Vec<Target>> {
+const FORWARD: &[(&str, Starter)] = &[
+    ("direct", |_| Ok(Some((Vec::new(), String::new())))),
+    ("ours", |setup| forward::ours(setup, None).map(Some)),
+    ("ours-ready", |setup| {
+        forward::ours(setup, Some(2)).map(Some)
+    }),
+    ("stunnel", forward::stunnel),
+    ("haproxy", forward::haproxy),
+    ("nginx", forward::nginx),
+    ("ghostunnel", forward::ghostunnel),
+    ("ssh", forward::ssh),
+    ("wstunnel", forward::wstunnel),
+];
+
+/// Starts all that is installed and wanted, and says what was left out. What does not start is told and left
+/// out, except ours.
+pub(crate) fn start_all(
+    folder: &Folder,
+    options: &Options,
+) -> io::Result<(Vec<Target>, Vec<String>)> {
+    let all = if options.forward { FORWARD } else { REVERSE };
     for name in &options.only {
-        if !ALL.iter().any(|(known, _)| known == name) {
-            let names: Vec<_> = ALL.iter().map(|(name, _)| *name).collect();
+        if !all.iter().any(|(known, _)| known == name) {
+            let names: Vec<_> = all.iter().map(|(name, _)| *name).collect();
             return Err(io::Error::other(format!(
                 "--only {name}: there are {}",
                 names.join(", ")
             )));
         }
     }
-    let mut targets = Vec::new();
-    for (name, starter) in ALL {
+    let (mut targets, mut left_out) = (Vec::new(), Vec::new());
+    for (name, starter) in all {
         if !options.only.is_empty() && !options.only.iter().any(|only| only == name) {
             continue;
         }
-        match start(folder, options, name, starter) {
-            Ok(Some(target)) => targets.push(target),
-            Ok(None) => eprintln!("bench: {name} is not installed, left out"),
-            Err(e) if name == "direct" || name == "ours" => return Err(e),
-            Err(e) => eprintln!("bench: {name} did not start, left out: {e}"),
-        }
+        let why = match start(folder, options, name, *starter) {
+            Ok(Some(target)) => {
+                targets.push(target);
+                continue;
+            }
+            Ok(None) => format!("{name} is not installed"),
+            Err(e) if *name == "direct" || name.starts_with("ours") => return Err(e),
+            Err(e) => format!("{name} did not start: {e}"),
+        };
+        eprintln!("bench: left out: {why}");
+        left_out.push(why);
     }
-    Ok(targets)
+    Ok((targets, left_out))
 }
 
 /// Our own tunnel alone.
@@ -209,8 +234,9 @@ fn version(program: &std::path::Path, argument: &str) -> String {
         .map(str::trim)
         .filter(|l| !l.is_empty())
         .collect();
-    // rathole prints a table.
-    let line = lines.iter().find(|line| line.starts_with("Build Version"));
+    // rathole prints a table, stunnel says something about inetd first.
+    let marks = ["Build Version", "stunnel "];
+    let line = (lines.iter()).find(|line| marks.iter().any(|mark| line.starts_with(mark)));
     line.or(lines.first())
         .copied()
         .unwrap_or_default()

@@ -156,6 +156,12 @@ pub(super) fn bore(setup: &Setup<'_>) -> Started {
 
 /// OpenSSH with chacha20-poly1305, the cipher that it prefers.
 pub(super) fn ssh(setup: &Setup<'_>) -> Started {
+    let way = ["-R", &format!("{}:{}", setup.public, setup.service)];
+    ssh_with(setup, "chacha20-poly1305@openssh.com", way)
+}
+
+/// OpenSSH with this cipher; `way` says what it forwards.
+pub(super) fn ssh_with(setup: &Setup<'_>, cipher: &str, way: [&str; 2]) -> Started {
     let (Some(sshd), Some(ssh), Some(keygen)) = (find("sshd"), find("ssh"), find("ssh-keygen"))
     else {
         return Ok(None);
@@ -202,15 +208,22 @@ pub(super) fn ssh(setup: &Setup<'_>) -> Started {
                 "ExitOnForwardFailure=yes",
             ])
             .args(["-o", "LogLevel=ERROR", "-o", "IdentitiesOnly=yes"])
-            .args(["-c", "chacha20-poly1305@openssh.com", "-i", &user_key])
+            .args(["-c", cipher, "-i", &user_key])
             .args(["-p", &control.port().to_string()])
-            .args(["-R", &format!("{}:{}", setup.public, setup.service)])
+            .args(way)
             .arg(control.ip().to_string()),
     )?;
-    Ok(Some((vec![server, client], version(&ssh, "-V"))))
+    let said = format!("{}, {cipher}", version(&ssh, "-V"));
+    Ok(Some((vec![server, client], said)))
 }
 
 pub(super) fn wstunnel(setup: &Setup<'_>) -> Started {
+    let way = format!("tcp://{}:{}", setup.public, setup.service);
+    wstunnel_with(setup, ["-R", &way])
+}
+
+/// wstunnel; `way` says what it forwards.
+pub(super) fn wstunnel_with(setup: &Setup<'_>, way: [&str; 2]) -> Started {
     let Some(program) = find("wstunnel") else {
         return Ok(None);
     };
@@ -223,11 +236,9 @@ pub(super) fn wstunnel(setup: &Setup<'_>) -> Started {
     let client = setup.program(
         "client",
         Command::new(&program)
-            .args(["--log-lvl", "WARN", "client", "-R"])
-            .args([
-                &format!("tcp://{}:{}", setup.public, setup.service),
-                &format!("wss://{control}"),
-            ]),
+            .args(["--log-lvl", "WARN", "client"])
+            .args(way)
+            .arg(format!("wss://{control}")),
     )?;
     Ok(Some((vec![server, client], version(&program, "--version"))))
 }

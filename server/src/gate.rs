@@ -25,7 +25,7 @@ const BURST_SECONDS: f64 = 3.0;
 
 /// What becomes of a new connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Knock {
+pub(crate) enum Knock {
     /// There is room.
     Enter,
     /// There is room once this one is closed.
@@ -54,10 +54,10 @@ impl Bucket {
 }
 
 /// See the module head.
-pub(super) struct Gate {
+pub(crate) struct Gate {
     max: usize,
     max_per_address: usize,
-    rate: f64,
+    rate: Option<f64>,
     count: u64,
     /// Who waits, oldest first.
     pending: BTreeMap<u64, (Token, IpAddr)>,
@@ -70,7 +70,7 @@ pub(super) struct Gate {
 }
 
 /// The part of an address that one party controls: all of IPv4, the /64 of IPv6.
-pub(super) fn party(address: IpAddr) -> IpAddr {
+pub(crate) fn party(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();
@@ -82,12 +82,12 @@ pub(super) fn party(address: IpAddr) -> IpAddr {
 
 impl Gate {
     /// At most `max` strangers in all, `max_per_address` of one party, and `rate` attempts per second
-    /// of one party.
-    pub(super) fn new(max: usize, max_per_address: usize, rate: usize) -> Self {
+    /// of one party, if that is bounded.
+    pub(crate) fn new(max: usize, max_per_address: usize, rate: Option<usize>) -> Self {
         Self {
             max,
             max_per_address,
-            rate: rate as f64,
+            rate: rate.map(|rate| rate as f64),
             count: 0,
             pending: BTreeMap::new(),
             strangers: BTreeSet::new(),
@@ -99,7 +99,7 @@ impl Gate {
     }
 
     /// A connection of `address` has been accepted. `known`: a session of that party is live.
-    pub(super) fn knock(&mut self, address: IpAddr, known: bool, now: Instant) -> Knock {
+    pub(crate) fn knock(&mut self, address: IpAddr, known: bool, now: Instant) -> Knock {
         let party = party(address);
         if !known {
             if !self.may_try(party, now) {
@@ -123,8 +123,11 @@ impl Gate {
     }
 
     fn may_try(&mut self, party: IpAddr, now: Instant) -> bool {
+        let Some(rate) = self.rate else {
+            return true;
+        };
         let full = || Bucket {
-            left: self.rate * BURST_SECONDS,
+            left: rate * BURST_SECONDS,
             at: now,
         };
         if self.rates.len() >= RATES_MAX && !self.rates.contains_key(&party) {
@@ -133,15 +136,15 @@ impl Gate {
             self.rates
                 .retain(|_, bucket| now.saturating_duration_since(bucket.at) < forget);
             if self.rates.len() >= RATES_MAX {
-                return self.shared.get_or_insert_with(full).take(self.rate, now);
+                return self.shared.get_or_insert_with(full).take(rate, now);
             }
         }
         let bucket = self.rates.entry(party).or_insert_with(full);
-        bucket.take(self.rate, now)
+        bucket.take(rate, now)
     }
 
     /// It waits now, under this token.
-    pub(super) fn enter(&mut self, token: Token, address: IpAddr, known: bool) {
+    pub(crate) fn enter(&mut self, token: Token, address: IpAddr, known: bool) {
         let party = party(address);
         self.count += 1;
         if !known {
@@ -153,7 +156,7 @@ impl Gate {
     }
 
     /// It waits no longer: authenticated, or gone.
-    pub(super) fn leave(&mut self, token: Token) {
+    pub(crate) fn leave(&mut self, token: Token) {
         let Some(count) = self.by_token.remove(&token) else {
             return;
         };
@@ -171,7 +174,7 @@ impl Gate {
 
     /// The stranger that has waited longest, or if all are known the longest of those: who makes room, also
     /// when the system runs out of descriptors.
-    pub(super) fn oldest(&self) -> Option<Token> {
+    pub(crate) fn oldest(&self) -> Option<Token> {
         let count = self
             .strangers
             .first()
@@ -181,7 +184,7 @@ impl Gate {
 
     /// How many wait.
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.pending.len()
     }
 }
@@ -192,7 +195,7 @@ const REPLAYS: usize = 32 * 1024;
 /// Remembers the ephemeral keys of recent valid hellos, so that a copied hello costs the server a
 /// look-up instead of a key agreement (S2). Bounded: two generations, the older is forgotten.
 #[derive(Default)]
-pub(super) struct ReplayMemory {
+pub(crate) struct ReplayMemory {
     young: HashSet<[u8; 16]>,
     old: HashSet<[u8; 16]>,
 }
@@ -203,13 +206,13 @@ impl ReplayMemory {
     }
 
     /// Whether this key was in a recent valid hello.
-    pub(super) fn knows(&self, ephemeral: &[u8; 32]) -> bool {
+    pub(crate) fn knows(&self, ephemeral: &[u8; 32]) -> bool {
         let mark = Self::mark(ephemeral);
         self.young.contains(&mark) || self.old.contains(&mark)
     }
 
     /// Remembers the key of a valid hello. `false`: it was known already.
-    pub(super) fn remember(&mut self, ephemeral: &[u8; 32]) -> bool {
+    pub(crate) fn remember(&mut self, ephemeral: &[u8; 32]) -> bool {
         if self.knows(ephemeral) {
             return false;
         }
@@ -240,7 +243,7 @@ mod tests {
     #[test]
     fn the_oldest_of_an_address_and_then_of_all_makes_room() {
         let now = Instant::now();
-        let mut gate = Gate::new(4, 2, 1000);
+        let mut gate = Gate::new(4, 2, Some(1000));
         for (token, from) in [(1, 1), (2, 1), (3, 2)] {
             enter(&mut gate, token, address(from), now);
         }
@@ -266,7 +269,7 @@ mod tests {
     #[test]
     fn the_known_wait_in_peace_while_strangers_come_and_go() {
         let now = Instant::now();
-        let mut gate = Gate::new(3, 10, 100_000);
+        let mut gate = Gate::new(3, 10, Some(100_000));
         gate.enter(Token(1), address(1), true);
         for token in 2..1000 {
             enter(&mut gate, token, address(token as u8), now);
@@ -288,7 +291,7 @@ mod tests {
     #[test]
     fn attempts_per_second_are_bounded_and_come_back_with_time() {
         let start = Instant::now();
-        let mut gate = Gate::new(1000, 1000, 10);
+        let mut gate = Gate::new(1000, 1000, Some(10));
         let tries = |gate: &mut Gate, now, known| {
             (0..100)
                 .filter(|_| gate.knock(address(1), known, now) != Knock::Refuse)
@@ -307,7 +310,7 @@ mod tests {
     #[test]
     fn a_flood_from_everywhere_fills_no_memory() {
         let now = Instant::now();
-        let mut gate = Gate::new(100, 100, 10);
+        let mut gate = Gate::new(100, 100, Some(10));
         let mut refused = 0;
         for n in 0..100_000u32 {
             let from = IpAddr::from((0x0A00_0000 + n).to_be_bytes());

@@ -1,0 +1,217 @@
+//! The jobs that a configuration asks for, in one process.
+//!
+//! ```text
+//!  Config ─ start ─┬─> reverse (Client) ─┐
+//!                  └─> forward ──────────┴─ one pool, one memory budget ─ stop: both, then what runs may finish
+//! ```
+
+use std::time::{Duration, Instant};
+use std::{error, fmt, io};
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use minitcptunnel_common::budget::Budget;
+use minitcptunnel_common::exit::ExitCode;
+use minitcptunnel_common::metrics::Metrics;
+use minitcptunnel_common::pool::Pool;
+
+use crate::config::Config;
+use crate::state::End;
+use crate::{Client, Stopper, cli, forward};
+
+/// How long pairs that were cut may take to notice.
+const AFTER_ABORT: Duration = Duration::from_millis(500);
+
+/// Why the client did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The reverse tunnel.
+    Reverse(crate::StartError),
+    /// A forward.
+    Forward(forward::StartError),
+}
+
+impl StartError {
+    /// The exit code that fits.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Reverse(e) => cli::code_of_start(e),
+            Self::Forward(e) => e.exit_code(),
+        }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reverse(e) => e.fmt(f),
+            Self::Forward(e) => e.fmt(f),
+        }
+    }
+}
+
+impl error::Error for StartError {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match self {
+            Self::Reverse(e) => e.source(),
+            Self::Forward(e) => e.source(),
+        }
+    }
+}
+
+/// A running client.
+pub struct Jobs {
+    reverse: Option<crate::Handle>,
+    forward: Option<Forwards>,
+    stop: Sender<()>,
+    stopped: Receiver<()>,
+}
+
+struct Forwards {
+    handle: forward::Handle,
+    metrics: Metrics,
+    pool: Pool,
+    started: Instant,
+}
+
+/// Asks running jobs to stop, from any thread (a signal handler's, say).
+pub struct StopJobs(Option<Stopper>, Sender<()>);
+
+impl StopJobs {
+    /// [`Jobs::wait`] returns; running pairs go on until [`Jobs::stop`].
+    pub fn stop(&self) {
+        // Once is enough.
+        let _ = self.1.try_send(());
+        if let Some(reverse) = &self.0 {
+            reverse.stop();
+        }
+    }
+}
+
+/// Starts what the configuration asks for: everything, or nothing.
+pub fn start(config: &Config) -> Result<Jobs, StartError> {
+    let resources = |e: io::Error| StartError::Forward(forward::StartError::Resources(e));
+    let (reverse, pool) = if config.reverse.is_some() {
+        let handle = Client::start(config).map_err(StartError::Reverse)?;
+        let pool = handle.pool().clone();
+        (Some(handle), pool)
+    } else {
+        let capacity = config.capacity();
+        log::info!("Carries up to {capacity}");
+        let budget = Budget::new(config.memory_budget);
+        let pool = Pool::within(capacity.pairs, budget).map_err(resources)?;
+        (None, pool)
+    };
+    let mut forward = None;
+    if !config.forwards.is_empty() {
+        let metrics = Metrics::default();
+        // The reverse tunnel is stopped by being dropped, if this fails.
+        let stopper = reverse.as_ref().map(crate::Handle::stopper);
+        let handle = forward::start(config.forwards.clone(), &pool, &metrics, stopper)
+            .map_err(StartError::Forward)?;
+        forward = Some(Forwards {
+            handle,
+            metrics,
+            pool,
+            started: Instant::now(),
+        });
+    }
+    let (stop, stopped) = bounded(1);
+    Ok(Jobs {
+        reverse,
+        forward,
+        stop,
+        stopped,
+    })
+}
+
+impl Jobs {
+    /// Something that can stop these jobs from elsewhere.
+    pub fn stopper(&self) -> StopJobs {
+        let reverse = self.reverse.as_ref().map(crate::Handle::stopper);
+        StopJobs(reverse, self.stop.clone())
+    }
+
+    /// Waits until the jobs have been stopped, or have ended by themselves; `None` if neither happens within
+    /// `timeout`. Where the reverse tunnel ends by itself, forwards go on.
+    pub fn wait(&self, timeout: Option<Duration>) -> Option<Outcome> {
+        let since = Instant::now();
+        let end = match &self.reverse {
+            Some(reverse) => Some(reverse.wait(timeout)?),
+            None => None,
+        };
+        let Some(forward) = &self.forward else {
+            return Some(Outcome { end, failed: false });
+        };
+        let left = timeout.map(|timeout| timeout.saturating_sub(since.elapsed()));
+        let after = left.map_or_else(crossbeam_channel::never, crossbeam_channel::after);
+        if forward.handle.failed().try_recv() == Err(TryRecvError::Disconnected) {
+            return Some(Outcome { end, failed: true });
+        }
+        if end.is_some() && self.stopped.is_empty() {
+            log::error!("The reverse tunnel has ended for good; the forwards go on");
+        }
+        crossbeam_channel::select! {
+            recv(self.stopped) -> _ => Some(Outcome { end, failed: false }),
+            recv(forward.handle.failed()) -> _ => Some(Outcome { end, failed: true }),
+            recv(after) -> _ => None,
+        }
+    }
+
+    /// Stops accepting, gives running pairs `grace`, cuts the rest, and logs the totals.
+    pub fn stop(self, grace: Duration) {
+        let until = (Instant::now().checked_add(grace))
+            .unwrap_or_else(|| Instant::now() + Duration::from_secs(365 * 24 * 3600));
+        let mut totals = None;
+        if let Some(forward) = self.forward {
+            if let Err(e) = forward.handle.stop() {
+                log::error!(
+                    "the forwards' loop failed: {e}. This is a bug or a broken system; please report it"
+                );
+            }
+            totals = Some((forward.metrics, forward.pool, forward.started));
+        }
+        if let Some(reverse) = self.reverse {
+            reverse.stop(grace);
+        }
+        let Some((metrics, pool, started)) = totals else {
+            return;
+        };
+        if pool.live() > 0 {
+            log::info!(
+                "Waiting up to {:.1} s for {} running connections",
+                grace.as_secs_f64(),
+                pool.live()
+            );
+        }
+        if !pool.drain(until) {
+            let cut = pool.abort_all();
+            pool.drain(Instant::now() + AFTER_ABORT);
+            if cut > 0 {
+                log::info!("Cut {cut} connections that were still running");
+            }
+        }
+        log::info!(
+            "Forwards stopped uptime={:.0}s {metrics}",
+            started.elapsed().as_secs_f64()
+        );
+    }
+}
+
+/// How the jobs came to their end.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Of the reverse tunnel, if it ran.
+    pub end: Option<End>,
+    /// The forwards' loop has failed.
+    pub failed: bool,
+}
+
+impl Outcome {
+    /// The exit code that fits.
+    pub fn exit_code(&self) -> ExitCode {
+        match (&self.end, self.failed) {
+            (_, true) => ExitCode::Failure,
+            (end, false) => cli::code_of_end(end.as_ref()),
+        }
+    }
+}

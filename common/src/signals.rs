@@ -1,0 +1,70 @@
+//! What the system asks of a running program.
+//!
+//! | signal | means |
+//! | --- | --- |
+//! | SIGINT (Ctrl+C), SIGTERM, every console event of Windows | stop |
+//! | SIGHUP, with a log file | go on; the log file is opened anew (logrotate has moved it) |
+//! | SIGHUP, stdout is no terminal | go on: a service, or `nohup`; there is nothing to do |
+//! | SIGHUP otherwise | stop: the terminal we run in was closed |
+
+use std::io;
+
+/// Calls `stop` for every signal that asks for it, on a thread of its own, and deals with the others.
+///
+/// Signals that came before are lost or have ended the process, as the system does without this.
+///
+/// # Errors
+/// If the system gives no thread or no pipe for it.
+pub fn handle(stop: impl FnMut() + Send + 'static) -> io::Result<()> {
+    system::handle(stop)
+}
+
+#[cfg(unix)]
+mod system {
+    use std::io::{self, IsTerminal};
+    use std::thread;
+
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use signal_hook::iterator::Signals;
+
+    use crate::log as logging;
+
+    pub(super) fn handle(mut stop: impl FnMut() + Send + 'static) -> io::Result<()> {
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        thread::Builder::new()
+            .name("signals".to_owned())
+            // A second stop writes the log out and ends the process from here.
+            .stack_size(128 * 1024)
+            .spawn(move || {
+                for signal in signals.forever() {
+                    if signal != SIGHUP || !goes_on_at_hangup() {
+                        stop();
+                    }
+                }
+            })?;
+        Ok(())
+    }
+
+    /// Whether SIGHUP is for the log; if so, it is done.
+    fn goes_on_at_hangup() -> bool {
+        if logging::has_file() {
+            logging::reopen();
+            log::info!("SIGHUP: the log file was opened anew");
+            true
+        } else if io::stdout().is_terminal() {
+            false
+        } else {
+            log::info!("SIGHUP: there is no log file to open anew; SIGTERM stops this program");
+            true
+        }
+    }
+}
+
+#[cfg(windows)]
+mod system {
+    use std::io;
+
+    pub(super) fn handle(stop: impl FnMut() + Send + 'static) -> io::Result<()> {
+        ctrlc::set_handler(stop).map_err(io::Error::other)
+    }
+}

@@ -1,0 +1,284 @@
+//! One TLS connection, from accept to pair.
+//!
+//! ```text
+//!  Pending ─ step ─┬─ the peer has to say something ─> poller ─> step
+//!                  ├─ done ─> admit ─> permit ─> dial ─> pair          the guest leaves the gate
+//!                  └─ failed, dropped ───────────────────────────────> the guest leaves the gate
+//! ```
+//!
+//! No thread waits: the poller holds the socket between two steps, and the loop holds the deadline.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use minitcptunnel_common::channel::ledger::Ledger;
+use minitcptunnel_common::channel::tls;
+use minitcptunnel_common::channel::tls::{Established, Handshake, HandshakeError, Progress};
+use minitcptunnel_common::duplex::{self, Socket};
+use minitcptunnel_common::evloop::Inbox;
+use minitcptunnel_common::metrics::Refusal;
+use minitcptunnel_common::pki::{self, Peer, Side, UnixTime};
+use minitcptunnel_common::pool::PoolError;
+use mio::Token;
+
+use super::event_loop::Event;
+use super::service::Service;
+
+/// Why a connection came to nothing, for the log.
+pub(super) struct Failure {
+    pub(super) address: SocketAddr,
+    pub(super) kind: Kind,
+    pub(super) what: String,
+}
+
+/// What kind of failure, for quiet log lines.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Kind {
+    /// It left in the middle of the handshake.
+    Left,
+    /// The handshake took too long.
+    Late,
+    /// TLS, or a certificate, is not as it must be.
+    Handshake,
+    /// Too many handshakes that are not done.
+    Crowd,
+    /// There is no room for one more pair.
+    Room,
+    /// The target cannot be reached.
+    Target,
+    /// The system gives no connection.
+    Accept,
+}
+
+impl Kind {
+    /// How much it matters.
+    pub(super) fn level(self) -> log::Level {
+        match self {
+            Self::Left => log::Level::Debug,
+            Self::Late => log::Level::Info,
+            Self::Handshake | Self::Crowd | Self::Room => log::Level::Warn,
+            Self::Target | Self::Accept => log::Level::Error,
+        }
+    }
+
+    /// In words, for the line that counts.
+    pub(super) fn what(self) -> &'static str {
+        match self {
+            Self::Left => "left during the handshake",
+            Self::Late => "no complete handshake in time",
+            Self::Handshake => "handshake failed",
+            Self::Crowd => "too many unfinished handshakes",
+            Self::Room => "no room for another connection",
+            Self::Target => "the target cannot be reached",
+            Self::Accept => "cannot accept a connection",
+        }
+    }
+}
+
+/// Holds a place in the gate until the handshake is over, one way or the other.
+pub(super) struct Guest {
+    inbox: Inbox<Event>,
+    token: Token,
+    failure: Option<Failure>,
+}
+
+impl Guest {
+    pub(super) fn new(inbox: Inbox<Event>, token: Token) -> Self {
+        Self {
+            inbox,
+            token,
+            failure: None,
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // If the loop is gone nobody counts any more.
+        self.inbox
+            .send(Event::Left(self.token, self.failure.take()));
+    }
+}
+
+/// A connection whose handshake is not done.
+pub(super) struct Pending {
+    pub(super) service: Arc<Service>,
+    pub(super) handshake: Handshake,
+    pub(super) address: SocketAddr,
+    pub(super) guest: Guest,
+}
+
+impl Pending {
+    /// Waits in the poller until there is something to do. Dropped, which closes it and says so, where that fails.
+    pub(super) fn wait(mut self) {
+        self.blame(Kind::Room, "the system gives no room to wait in");
+        let (pool, shaker) = (self.service.pool.clone(), self.service.shaker.clone());
+        let socket = self.handshake.socket().clone();
+        let _ = pool.note_readable(socket, move || shaker.step(self));
+    }
+
+    /// Goes on as far as it goes without waiting.
+    pub(super) fn step(mut self) {
+        self.guest.failure = None;
+        match self.handshake.step() {
+            Ok(Progress::WantRead) => self.wait(),
+            Ok(Progress::Done) => {
+                let pool = self.service.pool.clone();
+                // Dropped, which closes it and says so, where there is no thread.
+                self.blame(
+                    Kind::Room,
+                    "the system gives no thread to reach the target with",
+                );
+                let _ = pool.task(move || self.established());
+            }
+            // A flight of ours fits into an empty socket: whoever does not take that takes nothing.
+            Ok(Progress::WantWrite) => self.blame(Kind::Late, "it does not read what it asked for"),
+            Err(e) => {
+                let kind = if e.is_departure() {
+                    Kind::Left
+                } else {
+                    Kind::Handshake
+                };
+                let what = in_words(&e);
+                self.blame(kind, what);
+            }
+        }
+    }
+
+    /// What it was, if it goes now.
+    fn blame(&mut self, kind: Kind, what: impl fmt::Display) {
+        self.guest.failure = Some(Failure {
+            address: self.address,
+            kind,
+            what: what.to_string(),
+        });
+    }
+
+    /// On a worker: the target may take its time.
+    fn established(self) {
+        let Self {
+            service,
+            handshake,
+            address,
+            mut guest,
+        } = self;
+        guest.failure = None;
+        let established = handshake.established();
+        let result = serve(&service, established, address, &guest);
+        if let Err((kind, what)) = result {
+            guest.failure = Some(Failure {
+                address,
+                kind,
+                what,
+            });
+        }
+    }
+}
+
+/// What a failed handshake means, and what mends it.
+fn in_words(e: &HandshakeError) -> String {
+    match e.tls_error() {
+        Some(e) => pki::explain(&e, Side::Server).to_string(),
+        None => e.to_string(),
+    }
+}
+
+/// Admits the peer, reaches the target, and joins the two.
+fn serve(
+    service: &Arc<Service>,
+    established: Established,
+    address: SocketAddr,
+    guest: &Guest,
+) -> Result<(), (Kind, String)> {
+    let tls = service.tls.get();
+    let certificates = established.peer_certificates();
+    let peer = tls
+        .admit(
+            Some(certificates).filter(|all| !all.is_empty()),
+            UnixTime::now(),
+        )
+        .map_err(|refusal| (Kind::Handshake, refusal.to_string()))?;
+    let socket = established.socket().clone();
+    let result = join(service, established, address, Who(peer), guest);
+    if result.is_err() {
+        // To the peer this is a cut, and no end.
+        duplex::reset(socket.stream());
+    }
+    result
+}
+
+/// Finds a place, reaches the target, and begins the pair.
+fn join(
+    service: &Arc<Service>,
+    established: Established,
+    address: SocketAddr,
+    who: Who,
+    guest: &Guest,
+) -> Result<(), (Kind, String)> {
+    let place = service.places.take().ok_or_else(|| {
+        service.metrics.refusals.add(Refusal::Pairs);
+        let limit = service.places.limit();
+        let what = format!("refused: {limit} connections are carried already (limits.connections)");
+        (Kind::Room, what)
+    })?;
+    let permit = service.pool.admit().map_err(|e| {
+        service.metrics.refusals.add(match e {
+            PoolError::Memory => Refusal::Memory,
+            PoolError::Thread(_) => Refusal::Resources,
+            _ => Refusal::Pairs,
+        });
+        (Kind::Room, e.to_string())
+    })?;
+    // The handshake is over: what follows has deadlines of its own, and room in the pool.
+    guest.inbox.send(Event::Shaken(guest.token));
+    let target = service.dial().map_err(|what| {
+        service.metrics.refusals.add(Refusal::Unreachable);
+        (Kind::Target, what)
+    })?;
+    let target = Socket::new(target).map_err(|e| (Kind::Target, e.to_string()))?;
+    let socket = established.socket().clone();
+    if let Some(limit) = service.timeouts.write {
+        for socket in [&target, &socket] {
+            let limited = socket.limit_writes(limit);
+            limited.map_err(|e| (Kind::Accept, e.to_string()))?;
+        }
+    }
+    let ledger = Ledger {
+        budget: service.pool.budget().clone(),
+        traffic: service.metrics.traffic.clone(),
+    };
+    let name = service.name.clone();
+    log::debug!("forward={name} connection from {address} client={who}");
+    let metrics = service.metrics.clone();
+    let on_end = move |ended| {
+        drop(place);
+        let active = metrics.traffic.snapshot().live;
+        log::info!(
+            "connection ended forward={name} peer={address} client={who} {ended} active={active}"
+        );
+    };
+    service
+        .pool
+        .start(
+            permit,
+            service.owner,
+            tls::duplex(established, socket, &ledger),
+            duplex::tcp_over(target),
+            service.metrics.traffic.clone(),
+            on_end,
+        )
+        .map_err(|e| (Kind::Room, e.to_string()))
+}
+
+/// A client as log lines name it.
+struct Who(Option<Peer>);
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(peer) => write!(f, "{:?}", peer.names.short()),
+            None => f.write_str("-"),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The jobs that a configuration asks for, in one process.
+//!
+//! ```text
+//!  Config ─ start ─┬─> reverse ─┐
+//!                  └─> forward ─┴─ one pool, one memory budget ─ stop: both, then what runs may finish
+//! ```
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+use std::{error, fmt};
+
+use crossbeam_channel::Receiver;
+use minitcptunnel_common::budget::Budget;
+use minitcptunnel_common::exit::ExitCode;
+use minitcptunnel_common::metrics::Metrics;
+use minitcptunnel_common::pool::Pool;
+use minitcptunnel_common::resources;
+
+use crate::config::Config;
+use crate::reverse::within::Within;
+use crate::{forward, reverse};
+
+/// Longest that aborted pairs may take to leave after the grace period.
+const ABORTED: Duration = Duration::from_secs(2);
+
+/// Why the server did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The reverse tunnel.
+    Reverse(reverse::StartError),
+    /// A forward.
+    Forward(forward::StartError),
+}
+
+impl StartError {
+    /// The exit code that fits.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Reverse(e) => e.exit_code(),
+            Self::Forward(e) => e.exit_code(),
+        }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reverse(e) => e.fmt(f),
+            Self::Forward(e) => e.fmt(f),
+        }
+    }
+}
+
+impl error::Error for StartError {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match self {
+            Self::Reverse(e) => e.source(),
+            Self::Forward(e) => e.source(),
+        }
+    }
+}
+
+/// A running server.
+pub struct Handle {
+    reverse: Option<reverse::Handle>,
+    forward: Option<Forwards>,
+}
+
+struct Forwards {
+    handle: forward::Handle,
+    metrics: Metrics,
+    pool: Pool,
+    started: Instant,
+}
+
+/// Starts what the configuration asks for: everything, or nothing.
+pub fn start(mut config: Config) -> Result<Handle, StartError> {
+    let forwards = std::mem::take(&mut config.forwards);
+    let resources = |e| StartError::Forward(forward::StartError::Resources(e));
+    let within = Within::new(resources::raise_open_files(), &config);
+    let pending = within.pending;
+    let (reverse, pool) = if config.reverse {
+        let handle = reverse::start(config).map_err(StartError::Reverse)?;
+        let pool = handle.pool().clone();
+        (Some(handle), pool)
+    } else {
+        log::info!("Carries up to {}", within.pairs);
+        let budget = Budget::new(config.memory_budget);
+        let pool = Pool::within(within.pairs.pairs, budget).map_err(resources)?;
+        (None, pool)
+    };
+    let mut forward = None;
+    if !forwards.is_empty() {
+        let metrics = Metrics::default();
+        match forward::start(forwards, pending, &pool, &metrics) {
+            Ok(handle) => {
+                forward = Some(Forwards {
+                    handle,
+                    metrics,
+                    pool,
+                    started: Instant::now(),
+                });
+            }
+            Err(e) => {
+                if let Some(reverse) = reverse {
+                    // What it says of itself is no news now.
+                    let _ = reverse.stop(Duration::ZERO);
+                }
+                return Err(StartError::Forward(e));
+            }
+        }
+    }
+    Ok(Handle { reverse, forward })
+}
+
+impl Handle {
+    /// Where the forwards listen, in their order.
+    pub fn forwards(&self) -> &[SocketAddr] {
+        self.forward
+            .as_ref()
+            .map_or(&[], |forward| forward.handle.addresses())
+    }
+
+    /// The reverse tunnel, if it runs.
+    pub fn reverse(&self) -> Option<&reverse::Handle> {
+        self.reverse.as_ref()
+    }
+
+    /// Each becomes ready (with an error) when a loop has ended by itself, which means that it failed.
+    pub fn failed(&self) -> [Receiver<()>; 2] {
+        let never = crossbeam_channel::never;
+        [
+            (self.reverse.as_ref()).map_or_else(never, |job| job.failed().clone()),
+            (self.forward.as_ref()).map_or_else(never, |job| job.handle.failed().clone()),
+        ]
+    }
+
+    /// Stops accepting, gives running pairs `grace`, cuts the rest, logs the totals. `Err`: a loop had failed
+    /// before.
+    pub fn stop(self, grace: Duration) -> io::Result<()> {
+        let until = Instant::now() + grace;
+        let mut result = Ok(());
+        let mut totals = None;
+        if let Some(forward) = self.forward {
+            result = forward.handle.stop();
+            totals = Some((forward.metrics, forward.pool, forward.started));
+        }
+        if let Some(reverse) = self.reverse {
+            result = reverse.stop(grace).and(result);
+        }
+        if let Some((metrics, pool, started)) = totals {
+            if pool.live() > 0 {
+                log::info!(
+                    "waiting up to {:.0} s for {} running connections",
+                    grace.as_secs_f64(),
+                    pool.live()
+                );
+            }
+            if !pool.drain(until) {
+                let cut = pool.abort_all();
+                log::warn!("cut {cut} connections that did not finish in time");
+                pool.drain(Instant::now() + ABORTED);
+            }
+            log::info!(
+                "Forwards stopped: uptime={:.0}s {metrics}",
+                started.elapsed().as_secs_f64()
+            );
+        }
+        result
+    }
+}

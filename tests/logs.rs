@@ -1,0 +1,286 @@
+//! Log files and formats of the real programs. Here belongs: what stands in the file beside stdout, rotation,
+//! SIGHUP, levels. Not here: single texts.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::Path;
+use std::process::Command;
+
+use rig::{Ended, PATIENCE, Program, Service, TempDir, Tunnelled, World, binary, eventually, tool};
+use serde_json::{Value, json};
+
+const SERVER: &str = "minitcptunnel-server";
+
+fn ask(visitor: &mut TcpStream, text: &[u8; 4]) {
+    visitor.write_all(text).expect("write");
+    let mut back = [0; 4];
+    visitor.read_exact(&mut back).expect("an answer");
+    assert_eq!(&back, text);
+}
+
+fn lines(path: &Path) -> Vec<String> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    assert!(text.is_empty() || text.ends_with('\n'), "{text}");
+    text.lines().map(str::to_owned).collect()
+}
+
+/// Two threads that log at once may come out in one order here and in the other there.
+fn sorted(mut lines: Vec<String>) -> Vec<String> {
+    lines.sort();
+    lines
+}
+
+/// All of a rotated log, the oldest first.
+fn whole(path: &Path) -> Vec<String> {
+    let old = |number: usize| path.with_extension(format!("log.{number}"));
+    let count = (1..).take_while(|&number| old(number).exists()).count();
+    let mut all: Vec<String> = (1..=count).rev().flat_map(|n| lines(&old(n))).collect();
+    all.extend(lines(path));
+    all
+}
+
+/// What logrotate does without `copytruncate`: move, signal. Both programs, under a connection that goes on.
+#[test]
+fn logs_are_moved_away_under_traffic() {
+    let service = Service::echo();
+    let mut tunnel = Tunnelled::with(
+        service.port(),
+        |server| server.set("logging", json!({ "log_file": "logs/server.log" })),
+        |client| client.set("logging", json!({ "log_file": "logs/client.log" })),
+    );
+    let mut visitor = tunnel.visit();
+    ask(&mut visitor, b"one.");
+    let logs = tunnel.world.dir.join("logs");
+    for (name, program) in [
+        ("server.log", &tunnel.server.program),
+        ("client.log", &tunnel.client.program),
+    ] {
+        let path = logs.join(name);
+        fs::rename(&path, path.with_extension("log.1")).expect("the log is there");
+        let mark = program.log.mark();
+        program.signal("HUP");
+        program
+            .log
+            .wait_from(mark, "SIGHUP: the log file was opened anew", PATIENCE);
+        eventually(PATIENCE, "the new log", || path.exists().then_some(()));
+    }
+    ask(&mut visitor, b"two.");
+    ask(&mut tunnel.visit(), b"new.");
+    drop(visitor);
+    for (name, program) in [
+        ("client.log", &mut tunnel.client.program),
+        ("server.log", &mut tunnel.server.program),
+    ] {
+        program.signal("TERM");
+        assert_eq!(program.wait_exit(PATIENCE).code(), Some(0));
+        let path = logs.join(name);
+        let after = lines(&path);
+        assert!(
+            after[0].ends_with("SIGHUP: the log file was opened anew"),
+            "{after:?}"
+        );
+        assert!(lines(&path.with_extension("log.1")).len() > 3);
+        // The same lines as on stdout, every one of them once.
+        assert_eq!(sorted(whole(&path)), sorted(program.log.to_end(PATIENCE)));
+    }
+}
+
+#[test]
+fn a_log_that_is_rotated_by_size_loses_nothing() {
+    let service = Service::greeter(b"hello");
+    let mut tunnel = Tunnelled::with(
+        service.port(),
+        |server| {
+            let rotation = json!({ "max_size": 1024, "keep": 1000 });
+            server.set(
+                "logging",
+                json!({ "log_file": "server.log", "rotation": rotation }),
+            )
+        },
+        |client| client,
+    );
+    for _ in 0..30 {
+        rig::read_end(&mut tunnel.visit());
+    }
+    tunnel.server.program.signal("TERM");
+    assert_eq!(tunnel.server.program.wait_exit(PATIENCE).code(), Some(0));
+    let path = tunnel.world.dir.join("server.log");
+    assert!(path.with_extension("log.5").exists());
+    for number in 1..=5 {
+        let old = fs::metadata(path.with_extension(format!("log.{number}"))).expect("there");
+        assert!(old.len() <= 1024, "{}", old.len());
+    }
+    let printed = tunnel.server.log.to_end(PATIENCE);
+    assert_eq!(sorted(whole(&path)), sorted(printed));
+}
+
+#[test]
+fn a_full_disk_stops_no_traffic_and_the_gap_is_told() {
+    let service = Service::echo();
+    let world = World::new();
+    let log = world.dir.join("server.log");
+    std::os::unix::fs::symlink("/dev/full", &log).expect("symlink");
+    let server = world
+        .server()
+        .arguments(&["-v", "--log-file", "server.log"])
+        .start();
+    let client = world
+        .client(server.port)
+        .tunnel("t", 0, service.port())
+        .start();
+    let port = client.port_of("t");
+    let visit = || ask(&mut rig::connect((Ipv4Addr::LOCALHOST, port)), b"ping");
+    visit();
+    server.log.wait(
+        "log: the log file server.log cannot be written: No space left on device",
+        PATIENCE,
+    );
+    // Room again: the link leads elsewhere. It is noticed with the first line a second later.
+    let disk = world.dir.join("disk");
+    fs::remove_file(&log).expect("remove");
+    std::os::unix::fs::symlink(&disk, &log).expect("symlink");
+    eventually(PATIENCE, "the log to be written again", || {
+        visit();
+        disk.exists().then_some(())
+    });
+    server.log.wait(
+        "log: the log file server.log is written again; lines missing in it: ",
+        PATIENCE,
+    );
+    let first = lines(&disk).remove(0);
+    assert!(
+        first.contains(" WARN  log: log lines lost here: ")
+            && first.contains("(server.log could not be written: No space left on device"),
+        "{first}"
+    );
+    assert_eq!(server.log.count(0, "cannot be written"), 1);
+}
+
+#[test]
+fn json_is_one_object_per_line_in_both_outputs_and_programs() {
+    let service = Service::greeter(b"hello");
+    let mut tunnel = Tunnelled::with(
+        service.port(),
+        |server| {
+            // Asked for in the file here, on the command line there.
+            let logging = json!({ "format": "json", "log_file": "server.log", "level": "debug" });
+            server.set("logging", logging).arguments(&[])
+        },
+        |client| {
+            client.arguments(&[
+                "--debug",
+                "--log-format",
+                "json",
+                "--log-file",
+                "client.log",
+            ])
+        },
+    );
+    rig::read_end(&mut tunnel.visit());
+    for (name, target, program) in [
+        ("client.log", "client", &mut tunnel.client.program),
+        ("server.log", "server", &mut tunnel.server.program),
+    ] {
+        program.signal("TERM");
+        assert_eq!(program.wait_exit(PATIENCE).code(), Some(0));
+        let printed = program.log.to_end(PATIENCE);
+        let written = lines(&tunnel.world.dir.join(name));
+        assert_eq!(sorted(written), sorted(printed.clone()));
+        let mut debug = 0;
+        for line in &printed {
+            let value: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+            let keys: Vec<&String> = value.as_object().expect("an object").keys().collect();
+            assert_eq!(keys, ["ts", "level", "target", "msg"], "{line}");
+            debug += usize::from(value["level"] == "DEBUG");
+        }
+        assert!(debug > 0, "{printed:?}");
+        assert!(
+            printed
+                .iter()
+                .any(|line| line.contains(&format!("\"target\":\"{target}")))
+        );
+    }
+}
+
+/// The command line, else `RUST_LOG`, else the configuration, else INFO.
+#[test]
+fn levels_have_an_order() {
+    let dir = TempDir::new();
+    let said = |level: &str, rust_log: &str, arguments: &[&str]| -> Ended {
+        let config = dir.join("server_config.yaml");
+        fs::write(&config, format!("bind: 127.0.0.1\nlogging: {{{level}}}\n")).expect("write");
+        let mut command = Command::new(binary(SERVER));
+        command
+            .current_dir(dir.path())
+            .env("RUST_LOG", rust_log)
+            .args([
+                "--config",
+                "server_config.yaml",
+                "--port",
+                "0",
+                "--timeout",
+                "0.05",
+            ])
+            .args(arguments);
+        let ended = Program::run(&mut command, PATIENCE);
+        assert_eq!(ended.code, Some(0), "{}", ended.all());
+        ended
+    };
+    // Every run says so at INFO; -v also allows DEBUG, which `--timeout` alone need not cause.
+    let info = "Control Server listening on";
+    assert!(said("", "", &[]).out.contains(info));
+    assert!(!said("level: warn", "", &[]).out.contains(info));
+    assert!(said("level: warn", "info", &[]).out.contains(info));
+    assert!(!said("level: info", "error", &[]).out.contains(info));
+    assert!(said("level: error", "off", &["-v"]).out.contains(info));
+    assert!(said("level: error", "off", &["--debug"]).out.contains(info));
+}
+
+#[test]
+fn a_hangup_is_for_the_log_or_for_the_terminal() {
+    // Nobody's terminal and no log file: the program goes on, and serves.
+    let service = Service::echo();
+    let tunnel = Tunnelled::to(service.port());
+    for program in [&tunnel.server.program, &tunnel.client.program] {
+        program.signal("HUP");
+        program.log.wait("SIGHUP: there is no log file", PATIENCE);
+    }
+    ask(&mut tunnel.visit(), b"ping");
+
+    // A terminal that is closed: the program ends in order, unless it has a log file.
+    for (arguments, stops) in [("", true), ("--log-file a.log", false)] {
+        let dir = TempDir::new();
+        let server = format!(
+            "echo $$ >pid; exec '{}' --bind 127.0.0.1 --port 0 --grace 0 {arguments}",
+            binary(SERVER).display()
+        );
+        let mut command = Command::new(tool("script", "bsdutils"));
+        command.current_dir(dir.path()).args([
+            "--quiet",
+            "--return",
+            "--command",
+            &server,
+            "/dev/null",
+        ]);
+        let mut terminal = Program::start("server in a terminal", &mut command);
+        terminal.log.wait("Control Server listening on ", PATIENCE);
+        let pid = fs::read_to_string(dir.join("pid")).expect("pid");
+        let kill = |signal: &str| {
+            let sent = Command::new("sh")
+                .args(["-c", &format!("kill -{signal} {}", pid.trim())])
+                .status();
+            assert!(sent.expect("sh").success(), "kill -{signal}");
+        };
+        kill("HUP");
+        if !stops {
+            terminal
+                .log
+                .wait("SIGHUP: the log file was opened anew", PATIENCE);
+            assert_eq!(terminal.exited(), None);
+            kill("TERM");
+        }
+        assert_eq!(terminal.wait_exit(PATIENCE).code(), Some(0));
+        terminal.log.wait("Stopping; a second signal", PATIENCE);
+    }
+}
