@@ -276,12 +276,18 @@ fn found(bytes: &[u8], sections: &[Section]) -> Found {
         Found::Key
     } else if has(&[SectionKind::Csr]) {
         Found::Request
-    } else if bytes.first() == Some(&0x30) {
-        // The first byte of every DER sequence.
+    } else if bytes.first() == Some(&0x30) && !is_text(bytes) {
+        // The first byte of every DER sequence, and of every text that begins with a zero.
         Found::Binary
     } else {
         Found::Nothing
     }
+}
+
+/// DER has lengths and tags among its bytes that no text has.
+fn is_text(bytes: &[u8]) -> bool {
+    let odd = |c: char| c.is_control() && !c.is_whitespace();
+    std::str::from_utf8(bytes).is_ok_and(|text| !text.contains(odd))
 }
 
 const KEYS: [SectionKind; 3] = [

@@ -154,7 +154,14 @@ cp client.crt pkcs1.crt
             .expect_err("not usable")
             .to_string()
     };
+    // As a serial number may begin: the digit is the byte that DER begins with.
+    fs::write(folder.path().join("zero.txt"), "0A1B2C3D\n").expect("written");
     for (cert, key, wanted) in [
+        (
+            "client.crt",
+            "zero.txt",
+            "nothing that begins with -----BEGIN",
+        ),
         ("client.crt", "encrypted.key", "under a passphrase"),
         (
             "client.crt",
