@@ -1,7 +1,7 @@
 //! What the link between client and server can do on a bad day. Here belongs: everything that needs the wire
 //! cutter or a program that dies; how soon it is noticed, what comes back by itself, what stays behind.
 
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use minitcptunnel_common::identity::IdentityKey;
 use rig::{
     Bytes, Client, ClientSetup, End, Mode, PATIENCE, Peer, Server, ServerSetup, Service, Usage,
-    Way, WireCutter, World, alone, connect, eventually, figure, free_port, full, read_end, seconds,
-    send, steady,
+    Way, WireCutter, World, alone, connect, eventually, figure, free_port, full, ping, read_end,
+    seconds, send, steady,
 };
 
 /// A tunnel whose wire goes through a cutter.
@@ -71,14 +71,6 @@ impl Wired {
     fn open_again(&self, mark: usize) {
         self.client.port_from(mark, "t");
     }
-}
-
-fn ping(stream: &mut TcpStream) -> io::Result<()> {
-    stream.write_all(b"ping")?;
-    let mut back = [0; 4];
-    stream.read_exact(&mut back)?;
-    assert_eq!(&back, b"ping");
-    Ok(())
 }
 
 /// Lets time go by where the test is that nothing happens meanwhile.

@@ -3,25 +3,17 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::net::{Ipv4Addr, Shutdown};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use minitcptunnel_common::resources::raise_open_files;
 use rig::{
     Bytes, End, ForwardWorld, Forwarded, PATIENCE, Program, Service, connect, eventually, figure,
-    free_port, read_end, seconds, send,
+    free_port, ping, read_end, seconds, send,
 };
 
 const MIB: u64 = 1024 * 1024;
-
-fn ping(stream: &mut TcpStream) -> std::io::Result<()> {
-    let mut back = [0; 4];
-    stream.write_all(b"ping")?;
-    stream.read_exact(&mut back)?;
-    assert_eq!(&back, b"ping");
-    Ok(())
-}
 
 #[test]
 fn bytes_go_both_ways_at_once_in_both_versions() {

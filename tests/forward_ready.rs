@@ -2,22 +2,14 @@
 //! anybody when they are no good any more.
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use rig::{ForwardWorld, PATIENCE, Service, eventually, steady};
-
-fn ping(stream: &mut TcpStream) -> io::Result<()> {
-    let mut back = [0; 4];
-    stream.write_all(b"ping")?;
-    stream.read_exact(&mut back)?;
-    assert_eq!(&back, b"ping");
-    Ok(())
-}
+use rig::{ForwardWorld, PATIENCE, Service, eventually, ping, steady};
 
 #[test]
 fn connections_that_are_ready_serve_at_once_and_are_replaced() {

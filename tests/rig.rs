@@ -53,7 +53,7 @@ pub use piped::Piped;
 pub use program::{Ended, Program, Usage, binary, ok, seconds, tool};
 pub use service::{Service, send};
 pub use tcp::{
-    End, connect, connect_from, free_port, is_reset, read_end, reset, wait_for_listener,
+    End, connect, connect_from, free_port, is_reset, ping, read_end, reset, wait_for_listener,
     wait_for_port,
 };
 pub use wait::{PATIENCE, alone, eventually, figure, full, steady};

@@ -205,10 +205,8 @@ impl LocalProxy {
 
 fn refusal(e: &PoolError) -> Refusal {
     match e {
-        PoolError::Full => Refusal::Pairs,
-        PoolError::Memory => Refusal::Memory,
         PoolError::Closed => Refusal::SessionEnded,
-        PoolError::Thread(_) => Refusal::Resources,
+        e => e.refusal(),
     }
 }
 

@@ -23,6 +23,54 @@ use crate::pki::{self, ServerName};
 /// What a record of TLS begins with: its type, two bytes of version, two of length.
 const RECORD_HEAD: usize = 5;
 
+/// How long each part may take, unless the command line says.
+pub const WITHIN: Duration = Duration::from_secs(5);
+
+/// What is said of a listener that only its log can tell.
+pub const PORT_UNKNOWN: &str =
+    "port 0 is another port at every start, which its log alone tells; configure a fixed one";
+
+/// What was asked, part by part.
+#[derive(Default, Debug)]
+pub struct Findings {
+    well: Vec<String>,
+    sick: Vec<String>,
+}
+
+impl Findings {
+    /// Of one part: a sentence if it is well, or what is wrong.
+    pub fn add(&mut self, found: Result<String, String>) {
+        match found {
+            Ok(said) => self.well.push(said),
+            Err(e) => self.sick.push(e),
+        }
+    }
+
+    /// What is well, in lines.
+    ///
+    /// # Errors
+    /// If anything is not.
+    pub fn verdict(self) -> Result<String, Sick> {
+        if self.sick.is_empty() {
+            Ok(self.well.join("\n"))
+        } else {
+            Err(Sick(self.sick))
+        }
+    }
+}
+
+/// The parts that are not well.
+#[derive(Debug)]
+pub struct Sick(Vec<String>);
+
+impl fmt::Display for Sick {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl error::Error for Sick {}
+
 /// Why somebody is not well.
 #[derive(Debug)]
 pub enum Unhealthy {

@@ -1,7 +1,7 @@
 //! Sockets of visitors and strangers.
 
 use std::collections::HashSet;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::{Mutex, PoisonError};
 
@@ -28,6 +28,15 @@ pub fn connect_from(from: Ipv4Addr, to: SocketAddr) -> io::Result<TcpStream> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     Ok(stream)
+}
+
+/// Asks an echo service once.
+pub fn ping(stream: &mut TcpStream) -> io::Result<()> {
+    stream.write_all(b"ping")?;
+    let mut back = [0; 4];
+    stream.read_exact(&mut back)?;
+    assert_eq!(&back, b"ping");
+    Ok(())
 }
 
 /// Closes with a reset instead of an end.

@@ -1,29 +1,14 @@
 //! `health`: does the client that runs with this configuration listen, and does a server of each forward answer? For
 //! containers, where a check must be a program.
 
-use std::fmt;
 use std::time::Duration;
 
 use minitcptunnel_common::config::Endpoint;
-use minitcptunnel_common::{health, pki};
+use minitcptunnel_common::health::{self, Findings, Sick};
+use minitcptunnel_common::pki;
 
 use crate::config::forward::Forward;
 use crate::config::{Config, Reverse};
-
-/// How long each part may take, unless the command line says.
-const WITHIN: Duration = Duration::from_secs(5);
-
-/// The parts that are not well.
-#[derive(Debug)]
-pub struct Sick(Vec<String>);
-
-impl fmt::Display for Sick {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("\n"))
-    }
-}
-
-impl std::error::Error for Sick {}
 
 /// Looks whether every local listener is there, and asks a server of each forward for the beginning of a handshake.
 /// No target service notices. What certificates are worth shows only when connections are made: see the log.
@@ -31,25 +16,18 @@ impl std::error::Error for Sick {}
 /// # Errors
 /// If one of them is not there.
 pub fn health(config: &Config, within: Option<Duration>) -> Result<String, Sick> {
-    let within = within.unwrap_or(WITHIN);
-    let (mut well, mut sick) = (Vec::new(), Vec::new());
+    let within = within.unwrap_or(health::WITHIN);
+    let mut findings = Findings::default();
     if let Some(reverse) = &config.reverse {
-        match ask_control(reverse, within) {
-            Ok(said) => well.push(said),
-            Err(e) => sick.push(e),
-        }
+        findings.add(ask_control(reverse, within));
     }
     for forward in &config.forwards {
-        match ask(forward, within) {
-            Ok(said) => well.push(format!("Forward {:?}: {said}", forward.name)),
-            Err(e) => sick.push(format!("forward {:?}: {e}", forward.name)),
-        }
+        findings.add(match ask(forward, within) {
+            Ok(said) => Ok(format!("Forward {:?}: {said}", forward.name)),
+            Err(e) => Err(format!("forward {:?}: {e}", forward.name)),
+        });
     }
-    if sick.is_empty() {
-        Ok(well.join("\n"))
-    } else {
-        Err(Sick(sick))
-    }
+    findings.verdict()
 }
 
 /// Whether the server admits this client is between the two, and in the log.
@@ -66,10 +44,7 @@ fn ask_control(reverse: &Reverse, within: Duration) -> Result<String, String> {
 
 fn ask(forward: &Forward, within: Duration) -> Result<String, String> {
     if forward.listen.port() == 0 {
-        return Err(
-            "port 0 is another port at every start, which its log alone tells; configure a fixed one"
-                .into(),
-        );
+        return Err(health::PORT_UNKNOWN.into());
     }
     health::is_taken(forward.listen).map_err(|e| e.to_string())?;
     let mut tried = Vec::new();

@@ -3,9 +3,10 @@
 use super::{RawLimits, RawTimeouts};
 use minitcptunnel_common::config::{
     Checker, Count, CountOrNone, Endpoint, ForwardNames, Grace, Host, Port, RawFallback,
-    RawListener, Seconds, Section, TlsVersion, check_endpoints, check_listener, named_file,
-    or_never, overlap, required_file,
+    RawListener, Seconds, Section, check_endpoints, check_listener, check_ports, named_file,
+    or_never, required_file,
 };
+use minitcptunnel_common::pki::MinVersion;
 use serde::Deserialize;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -46,7 +47,7 @@ pub struct RawServer {
 pub struct RawTls {
     pub client_cert: Option<String>,
     pub client_key: Option<String>,
-    pub min_version: Option<TlsVersion>,
+    pub min_version: Option<MinVersion>,
     pub handshake_timeout: Option<Seconds>,
 }
 
@@ -88,7 +89,7 @@ pub struct Forward {
     /// What is shown to a server that asks.
     pub identity: Option<ClientCert>,
     /// The lowest version of TLS.
-    pub min_version: TlsVersion,
+    pub min_version: MinVersion,
     /// How many connections to the server are kept ready, so that a new local one pays no handshake.
     pub preconnected: u16,
     /// Connections that are carried at a time; `limits.pairs` bounds those of all jobs together.
@@ -166,7 +167,7 @@ pub(super) struct Top<'a> {
 #[derive(Default)]
 struct Tls {
     identity: Option<ClientCert>,
-    min_version: TlsVersion,
+    min_version: MinVersion,
     handshake: Option<Duration>,
 }
 
@@ -200,19 +201,10 @@ pub(super) fn check(
         forwards.extend(forward.map(|it| (path, it)));
     }
 
-    for (index, (path, forward)) in forwards.iter().enumerate() {
-        let mut others = forwards[..index].iter().map(|(_, other)| other);
-        if let Some(rival) = others.find(|other| overlap(other.listen, forward.listen)) {
-            checker.error(
-                format!("{path}local_listener.port"),
-                format!(
-                    "{} is taken by forward \"{}\"; every listener needs a port of its own",
-                    forward.listen,
-                    rival.name.escape_debug()
-                ),
-            );
-        }
-    }
+    let listeners: Vec<_> = (forwards.iter())
+        .map(|(path, forward)| (path.as_str(), forward.name.as_str(), forward.listen))
+        .collect();
+    check_ports(checker, "local_listener.port", &listeners, None);
     forwards.into_iter().map(|(_, forward)| forward).collect()
 }
 

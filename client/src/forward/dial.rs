@@ -1,12 +1,11 @@
 //! A connection to the server: its addresses in order, TLS, its certificate checked.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::TcpStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use minitcptunnel_common::addresses::Addresses;
+use minitcptunnel_common::addresses::Dialled;
 use minitcptunnel_common::channel::ledger::Ledger;
 use minitcptunnel_common::channel::tls;
 use minitcptunnel_common::channel::tls::{Established, Handshake, HandshakeError};
@@ -15,8 +14,10 @@ use minitcptunnel_common::dial::{self, set_keepalive};
 use minitcptunnel_common::duplex::{self, Duplex, Socket, Wait};
 use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::metrics::Metrics;
-use minitcptunnel_common::pki::{self, ClientTls, Current, ServerName, ServerNameError, Side};
-use minitcptunnel_common::pool::Pool;
+use minitcptunnel_common::pki::{
+    self, ClientTls, Current, Problem, ServerName, ServerNameError, Side,
+};
+use minitcptunnel_common::pool::{Pool, owner_of};
 use mio::Token;
 
 use super::event_loop::Event;
@@ -40,15 +41,7 @@ pub(super) struct Server {
     pub(super) owner: u64,
     /// Its addresses, for log lines.
     servers: String,
-    addresses: Mutex<Addresses<Arc<Address>>>,
-}
-
-/// Why there is no connection.
-pub(super) struct Failure {
-    /// What happened, what it means, what to do.
-    pub(super) what: String,
-    /// Whether it stays until somebody changes a file or a setting.
-    pub(super) lasts: bool,
+    addresses: Dialled<Arc<Address>>,
 }
 
 impl Server {
@@ -66,67 +59,55 @@ impl Server {
             }))
         };
         let addresses: Result<Vec<_>, _> = forward.servers.iter().map(address).collect();
-        let mut hasher = DefaultHasher::new();
-        ("forward", number).hash(&mut hasher);
         Ok(Self {
             name: forward.name.clone(),
             timeouts: forward.timeouts.clone(),
             pool,
             metrics,
             tls,
-            owner: hasher.finish(),
-            servers: in_words(&forward.servers),
-            addresses: Mutex::new(Addresses::new(addresses?)),
+            owner: owner_of(("forward", number)),
+            servers: Endpoint::list(&forward.servers),
+            addresses: Dialled::new(addresses?),
         })
-    }
-
-    /// Nothing that blocks or panics runs under this lock.
-    fn addresses(&self) -> MutexGuard<'_, Addresses<Arc<Address>>> {
-        self.addresses
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Blocks, at most for `timeouts.connect`, shared by all addresses, and at each that answers for
     /// `timeouts.handshake` besides.
-    pub(super) fn dial(&self) -> Result<Established, Failure> {
-        let order = self.addresses().in_order(Instant::now());
-        let mut deadline = Instant::now() + self.timeouts.connect;
-        let mut tried = Vec::new();
-        let mut lasts = true;
-        for (n, number) in order.iter().enumerate() {
-            let address = self.addresses().of(*number).clone();
-            let left = deadline.saturating_duration_since(Instant::now());
-            let part = left / u32::try_from(order.len() - n).unwrap_or(u32::MAX);
-            let failure =
-                match dial::connect(address.server.host.as_str(), address.server.port, part) {
-                    Ok(stream) => {
-                        let reached = Instant::now();
-                        match self.shake_hands(stream, &address.name) {
-                            Ok(established) => {
-                                self.addresses().worked(*number);
-                                return Ok(established);
-                            }
-                            Err(failure) => {
-                                // The others are not to pay for one that answers and then says nothing.
-                                deadline += reached.elapsed();
-                                failure
-                            }
-                        }
-                    }
-                    Err(e) => Failure {
-                        what: e.to_string(),
-                        lasts: false,
-                    },
-                };
-            self.addresses().failed(*number, Instant::now());
-            lasts &= failure.lasts;
-            tried.push(format!("{}: {}", address.server, failure.what));
-        }
-        Err(Failure {
-            what: tried.join("; "),
-            lasts,
+    pub(super) fn dial(&self) -> Result<Established, Problem> {
+        let tried = self
+            .addresses
+            .try_each(self.timeouts.connect, |address, part| {
+                self.dial_one(address, part)
+                    .map_err(|(problem, free)| ((address.server.clone(), problem), free))
+            });
+        tried.map_err(|tried| {
+            let texts: Vec<_> = (tried.iter())
+                .map(|(server, problem)| format!("{server}: {}", problem.text))
+                .collect();
+            Problem {
+                text: texts.join("; "),
+                lasts: tried.iter().all(|(_, problem)| problem.lasts),
+            }
         })
+    }
+
+    /// One of them. The others are not to pay for one that answers and then says nothing.
+    fn dial_one(
+        &self,
+        address: &Address,
+        part: Duration,
+    ) -> Result<Established, (Problem, Duration)> {
+        let (host, port) = (address.server.host.as_str(), address.server.port);
+        let stream = dial::connect(host, port, part).map_err(|e| {
+            let problem = Problem {
+                text: e.to_string(),
+                lasts: false,
+            };
+            (problem, Duration::ZERO)
+        })?;
+        let reached = Instant::now();
+        self.shake_hands(stream, &address.name)
+            .map_err(|problem| (problem, reached.elapsed()))
     }
 
     /// The other end, for a log line. A connection that was cut has forgotten its address.
@@ -153,7 +134,7 @@ impl Server {
         &self,
         stream: TcpStream,
         name: &ServerName<'static>,
-    ) -> Result<Established, Failure> {
+    ) -> Result<Established, Problem> {
         let _ = set_keepalive(&stream);
         let deadline = Instant::now() + self.timeouts.handshake;
         let config = self.tls.get().config.clone();
@@ -166,20 +147,11 @@ impl Server {
 }
 
 /// What a failed handshake means, and what mends it.
-pub(super) fn in_words_of(e: &HandshakeError) -> Failure {
-    match e.tls_error() {
-        Some(e) => {
-            let problem = pki::explain(&e, Side::Client);
-            Failure {
-                what: problem.text,
-                lasts: problem.lasts,
-            }
-        }
-        None => Failure {
-            what: passing(e),
-            lasts: false,
-        },
-    }
+pub(super) fn in_words_of(e: &HandshakeError) -> Problem {
+    e.explain(Side::Client).unwrap_or_else(|| Problem {
+        text: passing(e),
+        lasts: false,
+    })
 }
 
 /// What may be otherwise at the next try.
@@ -201,17 +173,11 @@ fn passing(e: &HandshakeError) -> String {
     }
 }
 
-/// The servers as a log line names them.
-pub(super) fn in_words(servers: &[Endpoint]) -> String {
-    let all: Vec<_> = servers.iter().map(Endpoint::to_string).collect();
-    all.join(", then ")
-}
-
 /// A dial that is under way. However it ends, the loop hears of it.
 pub(super) struct Dial {
     mailbox: Inbox<Event>,
     token: Token,
-    result: Option<Result<Established, Failure>>,
+    result: Option<Result<Established, Problem>>,
 }
 
 impl Dial {
@@ -232,8 +198,8 @@ impl Dial {
 impl Drop for Dial {
     fn drop(&mut self) {
         let result = self.result.take().unwrap_or_else(|| {
-            Err(Failure {
-                what: "there was no thread to dial with".into(),
+            Err(Problem {
+                text: "there was no thread to dial with".into(),
                 lasts: false,
             })
         });

@@ -20,12 +20,13 @@ use minitcptunnel_common::channel::tls::{self, Established};
 use minitcptunnel_common::duplex;
 use minitcptunnel_common::evloop::{Deadlines, Inbox, Slots};
 use minitcptunnel_common::metrics::Refusal;
-use minitcptunnel_common::pool::{PoolError, Watch, idle_look};
+use minitcptunnel_common::pki::{Problem, UnixTime};
+use minitcptunnel_common::pool::{Watch, idle_look};
 use minitcptunnel_common::relay::{Ended, Side, Why};
 use minitcptunnel_common::resources;
 use mio::{Events, Interest, Poll, Token};
 
-use super::dial::{Dial, Failure, bow_out, in_words_of};
+use super::dial::{Dial, bow_out, in_words_of};
 use super::listening::{Kind, Listening, Local, Ready};
 use super::plan::Next;
 
@@ -43,7 +44,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// What other threads say to the loop.
 pub(super) enum Event {
     /// A dial for this listener has come to its end.
-    Dialled(Token, Box<Result<Established, Failure>>),
+    Dialled(Token, Box<Result<Established, Problem>>),
     /// The server has refused us when the connection was a pair already.
     Refused(Token, String),
     /// Stop accepting and leave.
@@ -109,9 +110,12 @@ impl EventLoop {
                 this.deadlines
                     .add(this.now + idle_look(idle), Timer::Idle(token));
             }
+            for end in one.certificates.ends(UnixTime::now()) {
+                log::warn!("forward {}: {end}", one.server.name);
+            }
+            this.deadlines.add(this.now + LOOK, Timer::Files(token));
             this.slots.insert(Entry::Listening(Box::new(one)));
             this.listeners.push(token);
-            this.files_due(token);
             this.go_on(token);
         }
         Ok(this)
@@ -183,10 +187,10 @@ impl EventLoop {
             _ => None,
         });
         let quiet = quiet.min().map(|at| at.saturating_duration_since(self.now));
-        match (self.deadlines.wait(self.now), quiet) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        [self.deadlines.wait(self.now), quiet]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn accept(&mut self, token: Token) {
@@ -243,12 +247,7 @@ impl EventLoop {
         let permit = match listening.server.pool.admit() {
             Ok(permit) => permit,
             Err(e) => {
-                let refusals = &listening.server.metrics.refusals;
-                refusals.add(match e {
-                    PoolError::Memory => Refusal::Memory,
-                    PoolError::Thread(_) => Refusal::Resources,
-                    _ => Refusal::Pairs,
-                });
+                listening.server.metrics.refusals.add(e.refusal());
                 return listening.say(
                     Kind::Room,
                     now,
@@ -381,17 +380,17 @@ impl EventLoop {
         }
     }
 
-    fn dialled(&mut self, token: Token, result: Result<Established, Failure>) {
+    fn dialled(&mut self, token: Token, result: Result<Established, Problem>) {
         let now = self.now;
         let next = self.slots.next_token();
         let Some(listening) = self.listening(token) else {
             return;
         };
         match result {
-            Err(failure) => {
+            Err(problem) => {
                 let pause = listening.plan.failed(now, random());
                 let mut outlook = String::new();
-                if failure.lasts {
+                if problem.lasts {
                     // Waiting would not help: an application is better told at once.
                     let given_up = listening.plan.give_up();
                     outlook = format!(
@@ -409,7 +408,7 @@ impl EventLoop {
                         outlook +=
                             &format!("; next try in {pause:.1} s, connections that wait={waiting}");
                     }
-                    let what = failure.what;
+                    let what = problem.text;
                     listening.say(Kind::Server, now, format_args!("{what}{outlook}"));
                 }
             }
@@ -476,11 +475,11 @@ impl EventLoop {
             return;
         };
         if let Err(e) = ready.established.look() {
-            let (failure, peer) = (in_words_of(&e), server.peer_of(&ready.established));
-            if failure.lasts {
+            let (problem, peer) = (in_words_of(&e), server.peer_of(&ready.established));
+            if problem.lasts {
                 let now = self.now;
                 if let Some(listening) = self.listening(listener) {
-                    let what = failure.what;
+                    let what = problem.text;
                     listening.say(Kind::Server, now, format_args!("{peer}: {what}"));
                 }
             }
@@ -524,12 +523,17 @@ impl EventLoop {
         }
     }
 
+    /// Follows the files, and warns before certificates end.
     fn files_due(&mut self, token: Token) {
         let due = self.now + LOOK;
         let Some(listening) = self.listening(token) else {
             return;
         };
-        if listening.look_at_files() {
+        let news = listening.certificates.look(UnixTime::now());
+        for (level, line) in news.lines {
+            log::log!(level, "forward {}: {line}", listening.server.name);
+        }
+        if news.changed {
             // What is ready was made with the old ones.
             for mut ready in listening.plan.retire() {
                 ready.watch.deregister(self.poll.registry());
@@ -564,8 +568,8 @@ impl EventLoop {
 
     fn say_what_was_kept(&mut self) {
         let now = self.now;
-        for token in self.listeners.clone() {
-            if let Some(listening) = self.listening(token) {
+        for n in 0..self.listeners.len() {
+            if let Some(listening) = self.listening(self.listeners[n]) {
                 listening.say_what_was_kept(now);
             }
         }

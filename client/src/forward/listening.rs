@@ -8,7 +8,7 @@ use minitcptunnel_common::channel::tls::Established;
 use minitcptunnel_common::evloop::DeadlineKey;
 use minitcptunnel_common::log::Quiet;
 use minitcptunnel_common::log_limited;
-use minitcptunnel_common::pki::{ClientTls, ExpiryWatch, Follower, Look, UnixTime};
+use minitcptunnel_common::pki::{ClientTls, Watched};
 use minitcptunnel_common::pool::{Permit, Place, Places, Watch};
 use mio::Token;
 use mio::net::TcpListener;
@@ -70,8 +70,7 @@ impl Kind {
 pub(super) struct Listening {
     pub(super) listener: TcpListener,
     pub(super) server: Arc<Server>,
-    pub(super) follower: Follower<ClientTls>,
-    pub(super) expiry: ExpiryWatch,
+    pub(super) certificates: Watched<ClientTls>,
     /// For those who wait and those who are carried.
     pub(super) places: Places,
     pub(super) plan: Plan<Local, Ready>,
@@ -85,14 +84,13 @@ impl Listening {
     pub(super) fn new(
         listener: TcpListener,
         server: Arc<Server>,
-        follower: Follower<ClientTls>,
+        certificates: Watched<ClientTls>,
         forward: &Forward,
     ) -> Self {
         Self {
             listener,
             server,
-            follower,
-            expiry: ExpiryWatch::default(),
+            certificates,
             places: Places::new(forward.connections),
             plan: Plan::new(Bounds {
                 keep: forward.preconnected.into(),
@@ -109,31 +107,6 @@ impl Listening {
     pub(super) fn say(&mut self, kind: Kind, now: Instant, what: std::fmt::Arguments<'_>) {
         let say = self.quiet.event(kind, now);
         log_limited!(kind.level(), say, "forward {}: {what}", self.server.name);
-    }
-
-    /// Follows the files, and warns before certificates end. Whether new ones are in force.
-    pub(super) fn look_at_files(&mut self) -> bool {
-        let name = &self.server.name;
-        let mut changed = false;
-        match self.follower.look() {
-            Look::Unchanged | Look::Settling => {}
-            Look::Changed => {
-                changed = true;
-                log::info!(
-                    "forward {name}: new certificates or keys are in force; running connections go on"
-                );
-                self.expiry.again();
-                for warning in &self.server.tls.get().warnings {
-                    log::warn!("forward {name}: {warning}");
-                }
-            }
-            Look::Bad(e) => log::error!("forward {name}: {e}. The old files stay in force"),
-        }
-        let tls = self.server.tls.get();
-        for end in self.expiry.due(&tls.validities, UnixTime::now()) {
-            log::warn!("forward {name}: {end}");
-        }
-        changed
     }
 
     /// Says how many lines were kept back.

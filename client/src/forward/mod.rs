@@ -23,12 +23,12 @@ use std::thread::JoinHandle;
 use std::{error, fmt};
 
 use crossbeam_channel::Receiver;
-use minitcptunnel_common::config::TlsVersion;
+use minitcptunnel_common::config::Endpoint;
 use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::metrics::Metrics;
 use minitcptunnel_common::pki::{
-    ClientSettings, ClientTls, Follower, LoadError, MinVersion, ServerNameError, UnixTime,
+    ClientSettings, ClientTls, LoadError, ServerNameError, UnixTime, Watched,
 };
 use minitcptunnel_common::pool::Pool;
 use mio::Poll;
@@ -137,24 +137,24 @@ pub fn start(
     let mut addresses = Vec::new();
     for (n, forward) in forwards.into_iter().enumerate() {
         let name = forward.name.clone();
-        let follower = Follower::<ClientTls>::load(settings(&forward))
+        let certificates = Watched::<ClientTls>::load(settings(&forward))
             .map_err(|e| StartError::Tls(name.clone(), e))?;
         let asked = forward.listen;
         let bind = |e| StartError::Bind(asked, e);
         let listener = TcpListener::bind(asked).map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
         addresses.push(address);
-        for warning in &follower.current().get().warnings {
+        for warning in certificates.warnings() {
             log::warn!("forward {name}: {warning}");
         }
         log::info!(
             "Forward {name} listening on {address} for {}",
-            dial::in_words(&forward.servers)
+            Endpoint::list(&forward.servers)
         );
         let server = Server::new(
             n,
             &forward,
-            follower.current(),
+            certificates.current(),
             pool.clone(),
             metrics.part(),
         )
@@ -162,7 +162,7 @@ pub fn start(
         listening.push(Listening::new(
             listener,
             Arc::new(server),
-            follower,
+            certificates,
             &forward,
         ));
     }
@@ -192,15 +192,10 @@ pub fn start(
 /// Whether this forward could start with its certificates and keys, without opening anything. What there is to
 /// say about them.
 pub fn check(forward: &Forward) -> Result<Vec<String>, StartError> {
-    let follower = Follower::<ClientTls>::load(settings(forward))
+    let mut certificates = Watched::<ClientTls>::load(settings(forward))
         .map_err(|e| StartError::Tls(forward.name.clone(), e))?;
-    let tls = follower.current().get();
-    let ends = tls
-        .validities
-        .iter()
-        .filter_map(|one| one.at(UnixTime::now()));
-    let ends = ends.map(|end| end.to_string());
-    Ok(tls.warnings.iter().cloned().chain(ends).collect())
+    let ends = certificates.ends(UnixTime::now());
+    Ok(certificates.warnings().into_iter().chain(ends).collect())
 }
 
 fn settings(forward: &Forward) -> ClientSettings {
@@ -209,10 +204,7 @@ fn settings(forward: &Forward) -> ClientSettings {
         server_ca: forward.server_ca.clone(),
         cert: own.map(|own| own.cert.clone()),
         key: own.map(|own| own.key.clone()),
-        min_version: match forward.min_version {
-            TlsVersion::V1_2 => MinVersion::Tls12,
-            TlsVersion::V1_3 => MinVersion::Tls13,
-        },
+        min_version: forward.min_version,
     }
 }
 

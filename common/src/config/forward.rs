@@ -12,6 +12,7 @@ use serde::de::{self, Deserialize, Deserializer, Unexpected, Visitor};
 
 use super::Checker;
 use super::types::{AnyPort, Grace, Host, Port};
+use crate::pki::MinVersion;
 
 /// The longest name of a forward, as of a tunnel.
 const MAX_NAME: usize = 255;
@@ -19,50 +20,31 @@ const MAX_NAME: usize = 255;
 /// What a forward at the top of the file is called.
 pub const TOP_FORWARD: &str = "default";
 
-/// The lowest version of TLS that is spoken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TlsVersion {
-    /// 1.2 and 1.3
-    #[default]
-    V1_2,
-    /// 1.3 alone
-    V1_3,
-}
-
-impl fmt::Display for TlsVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::V1_2 => "1.2",
-            Self::V1_3 => "1.3",
-        })
-    }
-}
-
-impl<'de> Deserialize<'de> for TlsVersion {
+impl<'de> Deserialize<'de> for MinVersion {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Versions;
         impl Visitor<'_> for Versions {
-            type Value = TlsVersion;
+            type Value = MinVersion;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("\"1.2\" or \"1.3\"")
             }
 
             // Unquoted, it is a number.
-            fn visit_f64<E: de::Error>(self, value: f64) -> Result<TlsVersion, E> {
+            fn visit_f64<E: de::Error>(self, value: f64) -> Result<MinVersion, E> {
                 match value {
-                    1.2 => Ok(TlsVersion::V1_2),
-                    1.3 => Ok(TlsVersion::V1_3),
+                    1.2 => Ok(MinVersion::Tls12),
+                    1.3 => Ok(MinVersion::Tls13),
                     other => Err(E::invalid_value(Unexpected::Float(other), &self)),
                 }
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<TlsVersion, E> {
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<MinVersion, E> {
                 // Python and OpenSSL write TLSv1.2 and TLSv1_2.
                 let plain = text.trim().to_ascii_lowercase().replace('_', ".");
                 match plain.trim_start_matches("tls").trim_start_matches('v') {
-                    "1.2" => Ok(TlsVersion::V1_2),
-                    "1.3" => Ok(TlsVersion::V1_3),
+                    "1.2" => Ok(MinVersion::Tls12),
+                    "1.3" => Ok(MinVersion::Tls13),
                     _ => Err(E::invalid_value(Unexpected::Str(text), &self)),
                 }
             }
@@ -101,6 +83,14 @@ pub struct Endpoint {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&crate::dial::host_port(self.host.as_str(), self.port))
+    }
+}
+
+impl Endpoint {
+    /// Several of them as a log line names them, in the order in which they are tried.
+    pub fn list(all: &[Self]) -> String {
+        let all: Vec<_> = all.iter().map(Self::to_string).collect();
+        all.join(", then ")
     }
 }
 
@@ -324,8 +314,34 @@ impl ForwardNames {
     }
 }
 
+/// Where a forward stands in the file, what it is called, and where it listens.
+type Listener<'a> = (&'a str, &'a str, SocketAddr);
+
+/// Holds the listeners of all forwards against each other and against that of the reverse job, if it has one; `key`
+/// is where a forward's port stands.
+pub fn check_ports(
+    checker: &mut Checker,
+    key: &str,
+    listeners: &[Listener<'_>],
+    control: Option<SocketAddr>,
+) {
+    for (index, &(path, _, listen)) in listeners.iter().enumerate() {
+        let others = &listeners[..index];
+        let rival = (others.iter().find(|(.., other)| overlap(*other, listen)))
+            .map(|(_, name, _)| format!("forward \"{}\"", name.escape_debug()));
+        let control = (control.filter(|control| overlap(*control, listen)))
+            .map(|_| "the control port of the reverse tunnel".to_owned());
+        if let Some(rival) = rival.or(control) {
+            checker.error(
+                format!("{path}{key}"),
+                format!("{listen} is taken by {rival}; every listener needs a port of its own"),
+            );
+        }
+    }
+}
+
 /// Whether two listeners would be in each other's way.
-pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let (a, b) = (one.ip(), other.ip());
     one.port() == other.port()
         && one.port() != 0
@@ -339,10 +355,10 @@ mod tests {
 
     #[derive(serde::Deserialize)]
     struct File {
-        v: TlsVersion,
+        v: MinVersion,
     }
 
-    fn version(text: &str) -> Result<TlsVersion, String> {
+    fn version(text: &str) -> Result<MinVersion, String> {
         let loaded: Result<Loaded<File>, _> = parse(Path::new("c.yaml"), &format!("v: {text}"));
         loaded.map(|it| it.raw.v).map_err(|e| e.to_string())
     }
@@ -350,10 +366,10 @@ mod tests {
     #[test]
     fn versions_are_read_as_people_write_them() {
         for text in ["1.2", "'1.2'", "TLSv1.2", "tls1.2", "TLSv1_2", "v1.2"] {
-            assert_eq!(version(text), Ok(TlsVersion::V1_2), "{text}");
+            assert_eq!(version(text), Ok(MinVersion::Tls12), "{text}");
         }
         for text in ["1.3", "\"1.3\"", "TLSv1_3"] {
-            assert_eq!(version(text), Ok(TlsVersion::V1_3), "{text}");
+            assert_eq!(version(text), Ok(MinVersion::Tls13), "{text}");
         }
         for (text, found) in [
             ("1.1", "the number 1.1"),

@@ -20,8 +20,8 @@ mod types;
 mod yaml;
 
 pub use forward::{
-    Endpoint, ForwardNames, RawFallback, RawListener, Section, TOP_FORWARD, TlsVersion,
-    check_endpoints, check_listener, named_file, or_never, overlap, required_file,
+    Endpoint, ForwardNames, RawFallback, RawListener, Section, TOP_FORWARD, check_endpoints,
+    check_listener, check_ports, named_file, or_never, required_file,
 };
 pub use logging::{RawLogging, RawRotation, check_logging};
 pub use node::Place;

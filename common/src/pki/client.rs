@@ -6,6 +6,7 @@ use super::load::{self, Anchors, Contents, LoadError, Origin};
 use super::names::Names;
 use super::reload::Reloadable;
 use super::v1::{has_name_constraints, is_version_one};
+use super::watched::Certified;
 use super::{MinVersion, Refusal, provider};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{
@@ -63,6 +64,18 @@ impl ClientTls {
     /// If one of the files cannot be used.
     pub fn load(settings: &ClientSettings) -> Result<Self, LoadError> {
         Self::build(settings, &Contents::read(&Self::files(settings)))
+    }
+}
+
+impl Certified for ClientTls {
+    const HELD: &'static str = "certificates or keys";
+
+    fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    fn validities(&self) -> &[Validity] {
+        &self.validities
     }
 }
 

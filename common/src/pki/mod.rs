@@ -35,6 +35,7 @@ mod names;
 mod reload;
 mod server;
 mod v1;
+mod watched;
 
 pub use client::{ClientSettings, ClientTls, ServerNameError, server_name};
 pub use expiry::{Expiry, ExpiryWatch, Validity};
@@ -44,6 +45,7 @@ pub use names::{AllowedNames, AllowedNamesError, Names};
 pub use reload::{Current, Follower, Look, Reloadable};
 pub use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 pub use server::{Peer, ServerSettings, ServerTls};
+pub use watched::{Certified, News, Watched};
 
 use rustls::SupportedProtocolVersion;
 use rustls::crypto::CryptoProvider;

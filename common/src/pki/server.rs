@@ -6,6 +6,7 @@ use super::expiry::Validity;
 use super::load::{self, Anchors, Contents, LoadError, Origin};
 use super::names::{AllowedNames, Names};
 use super::reload::Reloadable;
+use super::watched::Certified;
 use super::{MinVersion, Refusal, provider, ticketer, v1};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::WebPkiSupportedAlgorithms;
@@ -110,6 +111,18 @@ fn admitted(allowed: &AllowedNames, names: &Names) -> Result<(), Refusal> {
         names: Box::new(names.clone()),
         allowed: allowed.texts(),
     })
+}
+
+impl Certified for ServerTls {
+    const HELD: &'static str = "certificates, keys or lists";
+
+    fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    fn validities(&self) -> &[Validity] {
+        &self.validities
+    }
 }
 
 impl Reloadable for ServerTls {

@@ -17,13 +17,14 @@ mod rester;
 mod watch;
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::budget::{self, Budget, Grant};
 use crate::duplex::{Duplex, Fault, Socket};
-use crate::metrics::Traffic;
+use crate::metrics::{Refusal, Traffic};
 use crate::relay::{self, Ended, Nudged, Outcome, Pair, Pump};
 
 pub use places::{Place, Places};
@@ -47,6 +48,17 @@ pub enum PoolError {
     Closed,
     /// The system refused a thread.
     Thread(io::Error),
+}
+
+impl PoolError {
+    /// As what a connection is counted that is refused for it.
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            Self::Memory => Refusal::Memory,
+            Self::Thread(_) => Refusal::Resources,
+            Self::Full | Self::Closed => Refusal::Pairs,
+        }
+    }
 }
 
 impl std::fmt::Display for PoolError {
@@ -463,6 +475,13 @@ impl Pool {
             }
         }
     }
+}
+
+/// The pool's name for the owner of pairs that has none but this, such as a number among its like.
+pub fn owner_of(of: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// How often to look for silence that may last for `limit`: it may last so much longer than it should.

@@ -1,28 +1,12 @@
 //! `health`: does the server that runs with this configuration answer? For containers, where a check must be a program.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use minitcptunnel_common::health::{self, Unhealthy};
+use minitcptunnel_common::health::{self, Findings, Sick, Unhealthy};
 use minitcptunnel_common::pki::ServerName;
 
 use crate::config::Config;
-
-/// How long each part may take, unless the command line says.
-const WITHIN: Duration = Duration::from_secs(5);
-
-/// The parts that do not answer.
-#[derive(Debug)]
-pub struct Sick(Vec<String>);
-
-impl fmt::Display for Sick {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("\n"))
-    }
-}
-
-impl std::error::Error for Sick {}
 
 /// Asks every listener: that of a forward for the beginning of a handshake, the control port for a connection.
 /// No target service and no client notices.
@@ -30,32 +14,28 @@ impl std::error::Error for Sick {}
 /// # Errors
 /// If one of them does not answer, or is on a port that only the running server knows.
 pub fn health(config: &Config, within: Option<Duration>) -> Result<String, Sick> {
-    let within = within.unwrap_or(WITHIN);
-    let (mut well, mut sick) = (Vec::new(), Vec::new());
+    let within = within.unwrap_or(health::WITHIN);
+    let mut findings = Findings::default();
     if config.reverse {
         let address = SocketAddr::new(config.bind, config.port);
         let asked = ask(address, |ip, port| {
             health::accepts(&ip.to_string(), port, within)
         });
-        match asked {
-            Ok(at) => well.push(format!("The control port takes connections on {at}.")),
-            Err(e) => sick.push(format!("the control port: {e}")),
-        }
+        findings.add(match asked {
+            Ok(at) => Ok(format!("The control port takes connections on {at}.")),
+            Err(e) => Err(format!("the control port: {e}")),
+        });
     }
     for forward in &config.forwards {
         let asked = ask(forward.listen, |ip, port| {
             health::answers_tls(&ip.to_string(), port, ServerName::from(ip), within)
         });
-        match asked {
-            Ok(at) => well.push(format!("Forward {:?} answers on {at}.", forward.name)),
-            Err(e) => sick.push(format!("forward {:?}: {e}", forward.name)),
-        }
+        findings.add(match asked {
+            Ok(at) => Ok(format!("Forward {:?} answers on {at}.", forward.name)),
+            Err(e) => Err(format!("forward {:?}: {e}", forward.name)),
+        });
     }
-    if sick.is_empty() {
-        Ok(well.join("\n"))
-    } else {
-        Err(Sick(sick))
-    }
+    findings.verdict()
 }
 
 /// Asks at this address of this machine; who listens on all of them is asked on loopback.
@@ -64,10 +44,7 @@ fn ask(
     question: impl Fn(IpAddr, u16) -> Result<(), Unhealthy>,
 ) -> Result<SocketAddr, String> {
     if listen.port() == 0 {
-        return Err(
-            "port 0 is another port at every start, which its log alone tells; configure a fixed one"
-                .into(),
-        );
+        return Err(health::PORT_UNKNOWN.into());
     }
     let all = [
         IpAddr::V6(Ipv6Addr::LOCALHOST),

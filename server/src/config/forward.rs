@@ -3,8 +3,9 @@
 use super::{Count, Limits, RawLimits, RawTimeouts};
 use minitcptunnel_common::config::{
     Checker, Endpoint, ForwardNames, Grace, Port, RawFallback, RawListener, Seconds, Section,
-    TlsVersion, check_endpoints, check_listener, named_file, or_never, overlap, required_file,
+    check_endpoints, check_listener, check_ports, named_file, or_never, required_file,
 };
+use minitcptunnel_common::pki::MinVersion;
 use serde::Deserialize;
 use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -44,7 +45,7 @@ pub struct RawTls {
     pub client_ca_cert: Option<String>,
     pub allowed_client_cns: Option<Vec<String>>,
     pub allowed_clients_file: Option<String>,
-    pub min_version: Option<TlsVersion>,
+    pub min_version: Option<MinVersion>,
     pub handshake_timeout: Option<Seconds>,
 }
 
@@ -100,7 +101,7 @@ pub struct Tls {
     /// More such names, one a line, in a file that is followed; even without a name in it, nobody else is let in.
     pub allowed_clients_file: Option<PathBuf>,
     /// The lowest version of TLS.
-    pub min_version: TlsVersion,
+    pub min_version: MinVersion,
     /// How long a whole handshake may take.
     pub handshake_timeout: Duration,
 }
@@ -173,26 +174,10 @@ pub(super) fn check(
         forwards.extend(forward.map(|it| (path, it)));
     }
 
-    for (index, (path, forward)) in forwards.iter().enumerate() {
-        let others = forwards[..index].iter().map(|(_, other)| other);
-        let rival = others
-            .filter(|other| overlap(other.listen, forward.listen))
-            .map(|other| format!("forward \"{}\"", other.name.escape_debug()))
-            .next();
-        let control = top
-            .control
-            .filter(|&control| overlap(control, forward.listen))
-            .map(|_| "the control port of the reverse tunnel".to_owned());
-        if let Some(rival) = rival.or(control) {
-            checker.error(
-                format!("{path}server_listener.port"),
-                format!(
-                    "{} is taken by {rival}; every listener needs a port of its own",
-                    forward.listen
-                ),
-            );
-        }
-    }
+    let listeners: Vec<_> = (forwards.iter())
+        .map(|(path, forward)| (path.as_str(), forward.name.as_str(), forward.listen))
+        .collect();
+    check_ports(checker, "server_listener.port", &listeners, top.control);
     forwards.into_iter().map(|(_, forward)| forward).collect()
 }
 

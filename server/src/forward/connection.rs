@@ -14,12 +14,11 @@ use std::sync::Arc;
 
 use minitcptunnel_common::channel::ledger::Ledger;
 use minitcptunnel_common::channel::tls;
-use minitcptunnel_common::channel::tls::{Established, Handshake, HandshakeError, Progress};
+use minitcptunnel_common::channel::tls::{Established, Handshake, Progress};
 use minitcptunnel_common::duplex::{self, Socket};
 use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::metrics::Refusal;
-use minitcptunnel_common::pki::{self, Peer, Side, UnixTime};
-use minitcptunnel_common::pool::PoolError;
+use minitcptunnel_common::pki::{Peer, Side, UnixTime};
 use mio::Token;
 
 use super::event_loop::Event;
@@ -140,7 +139,8 @@ impl Pending {
                 } else {
                     Kind::Handshake
                 };
-                let what = in_words(&e);
+                let problem = e.explain(Side::Server);
+                let what = problem.map_or_else(|| e.to_string(), |problem| problem.text);
                 self.blame(kind, what);
             }
         }
@@ -173,14 +173,6 @@ impl Pending {
                 what,
             });
         }
-    }
-}
-
-/// What a failed handshake means, and what mends it.
-fn in_words(e: &HandshakeError) -> String {
-    match e.tls_error() {
-        Some(e) => pki::explain(&e, Side::Server).to_string(),
-        None => e.to_string(),
     }
 }
 
@@ -223,11 +215,7 @@ fn join(
         (Kind::Room, what)
     })?;
     let permit = service.pool.admit().map_err(|e| {
-        service.metrics.refusals.add(match e {
-            PoolError::Memory => Refusal::Memory,
-            PoolError::Thread(_) => Refusal::Resources,
-            _ => Refusal::Pairs,
-        });
+        service.metrics.refusals.add(e.refusal());
         (Kind::Room, e.to_string())
     })?;
     // The handshake is over: what follows has deadlines of its own, and room in the pool.

@@ -20,7 +20,7 @@ use minitcptunnel_common::duplex::{Abortable, Socket};
 use minitcptunnel_common::evloop::{DeadlineKey, Deadlines, Inbox, Slots};
 use minitcptunnel_common::log::Quiet;
 use minitcptunnel_common::log_limited;
-use minitcptunnel_common::pki::{ExpiryWatch, Follower, Look, ServerTls, UnixTime};
+use minitcptunnel_common::pki::{ServerTls, UnixTime, Watched};
 use minitcptunnel_common::pool::idle_look;
 use minitcptunnel_common::resources;
 use mio::net::{TcpListener, TcpStream};
@@ -73,8 +73,7 @@ enum Timer {
 pub(super) struct Listening {
     listener: TcpListener,
     service: Arc<Service>,
-    follower: Follower<ServerTls>,
-    expiry: ExpiryWatch,
+    certificates: Watched<ServerTls>,
     gate: Gate,
     quiet: Quiet<Kind>,
     cooling: bool,
@@ -84,7 +83,7 @@ impl Listening {
     pub(super) fn new(
         listener: TcpListener,
         service: Arc<Service>,
-        follower: Follower<ServerTls>,
+        certificates: Watched<ServerTls>,
     ) -> Self {
         let limits = &service.limits;
         let gate = Gate::new(
@@ -96,8 +95,7 @@ impl Listening {
         Self {
             listener,
             service,
-            follower,
-            expiry: ExpiryWatch::default(),
+            certificates,
             gate,
             quiet: Quiet::new(QUIET),
             cooling: false,
@@ -170,9 +168,12 @@ impl EventLoop {
                 this.deadlines
                     .add(this.now + idle_look(idle), Timer::Idle(token));
             }
+            for end in one.certificates.ends(UnixTime::now()) {
+                log::warn!("forward {}: {end}", one.service.name);
+            }
+            this.deadlines.add(this.now + LOOK, Timer::Files(token));
             this.slots.insert(Entry::Listening(Box::new(one)));
             this.listeners.push(token);
-            this.files_due(token);
         }
         Ok(this)
     }
@@ -235,10 +236,10 @@ impl EventLoop {
             _ => None,
         });
         let quiet = quiet.min().map(|at| at.saturating_duration_since(self.now));
-        match (self.deadlines.wait(self.now), quiet) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        [self.deadlines.wait(self.now), quiet]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn accept(&mut self, token: Token) {
@@ -428,23 +429,8 @@ impl EventLoop {
         let Some(listening) = self.listening(token) else {
             return;
         };
-        let name = listening.service.name.clone();
-        match listening.follower.look() {
-            Look::Unchanged | Look::Settling => {}
-            Look::Changed => {
-                log::info!(
-                    "forward {name}: new certificates, keys or lists are in force; running connections go on"
-                );
-                listening.expiry.again();
-                for warning in &listening.service.tls.get().warnings {
-                    log::warn!("forward {name}: {warning}");
-                }
-            }
-            Look::Bad(e) => log::error!("forward {name}: {e}. The old files stay in force"),
-        }
-        let tls = listening.service.tls.get();
-        for end in listening.expiry.due(&tls.validities, UnixTime::now()) {
-            log::warn!("forward {name}: {end}");
+        for (level, line) in listening.certificates.look(UnixTime::now()).lines {
+            log::log!(level, "forward {}: {line}", listening.service.name);
         }
         self.deadlines.add(due, Timer::Files(token));
     }
@@ -472,8 +458,8 @@ impl EventLoop {
 
     fn say_what_was_kept(&mut self) {
         let now = self.now;
-        for token in self.listeners.clone() {
-            let Some(listening) = self.listening(token) else {
+        for n in 0..self.listeners.len() {
+            let Some(listening) = self.listening(self.listeners[n]) else {
                 continue;
             };
             for (kind, more) in listening.quiet.tick(now) {

@@ -24,13 +24,11 @@ use std::thread::JoinHandle;
 use std::{error, fmt};
 
 use crossbeam_channel::Receiver;
-use minitcptunnel_common::config::TlsVersion;
+use minitcptunnel_common::config::Endpoint;
 use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::metrics::Metrics;
-use minitcptunnel_common::pki::{
-    Follower, LoadError, MinVersion, ServerSettings, ServerTls, UnixTime,
-};
+use minitcptunnel_common::pki::{LoadError, ServerSettings, ServerTls, UnixTime, Watched};
 use minitcptunnel_common::pool::Pool;
 use mio::Poll;
 
@@ -112,34 +110,34 @@ pub fn start(
         let limits = &mut forward.limits;
         limits.pending_handshakes = limits.pending_handshakes.min(each);
         let name = forward.name.clone();
-        let follower = Follower::<ServerTls>::load(settings(&forward.tls))
+        let certificates = Watched::<ServerTls>::load(settings(&forward.tls))
             .map_err(|e| StartError::Tls(name.clone(), e))?;
         let asked = forward.listen;
         let bind = |e| StartError::Bind(asked, e);
         let listener = listen(asked.ip(), asked.port()).map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
         addresses.push(address);
-        for warning in &follower.current().get().warnings {
+        for warning in certificates.warnings() {
             log::warn!("forward {name}: {warning}");
         }
-        let mutual = if follower.current().get().is_mutual() {
+        let mutual = if certificates.current().get().is_mutual() {
             "clients must show a certificate"
         } else {
             "ANY client is served: tls.client_ca_cert is not set"
         };
         log::info!(
             "Forward {name} listening on {address} for {}; {mutual}",
-            service::in_words(&forward.targets)
+            Endpoint::list(&forward.targets)
         );
         let service = Service::new(
             n,
             forward,
-            follower.current(),
+            certificates.current(),
             pool.clone(),
             shaker.clone(),
             metrics.part(),
         );
-        listening.push(Listening::new(listener, Arc::new(service), follower));
+        listening.push(Listening::new(listener, Arc::new(service), certificates));
     }
     let event_loop = EventLoop::new(poll, receiver, inbox.clone(), listening).map_err(resources)?;
     let (alive, failed) = crossbeam_channel::bounded::<()>(0);
@@ -162,15 +160,10 @@ pub fn start(
 /// Whether this forward could start with its certificates, keys and lists, without opening anything. What there
 /// is to say about them.
 pub fn check(forward: &Forward) -> Result<Vec<String>, StartError> {
-    let follower = Follower::<ServerTls>::load(settings(&forward.tls))
+    let mut certificates = Watched::<ServerTls>::load(settings(&forward.tls))
         .map_err(|e| StartError::Tls(forward.name.clone(), e))?;
-    let tls = follower.current().get();
-    let ends = tls
-        .validities
-        .iter()
-        .filter_map(|one| one.at(UnixTime::now()));
-    let ends = ends.map(|end| end.to_string());
-    Ok(tls.warnings.iter().cloned().chain(ends).collect())
+    let ends = certificates.ends(UnixTime::now());
+    Ok(certificates.warnings().into_iter().chain(ends).collect())
 }
 
 fn settings(tls: &Tls) -> ServerSettings {
@@ -180,10 +173,7 @@ fn settings(tls: &Tls) -> ServerSettings {
         client_ca: tls.client_ca.clone(),
         allowed: tls.allowed_clients.clone(),
         allowed_file: tls.allowed_clients_file.clone(),
-        min_version: match tls.min_version {
-            TlsVersion::V1_2 => MinVersion::Tls12,
-            TlsVersion::V1_3 => MinVersion::Tls13,
-        },
+        min_version: tls.min_version,
     }
 }
 

@@ -243,10 +243,10 @@ impl EventLoop {
             .quiet
             .deadline()
             .map(|at| at.saturating_duration_since(self.now));
-        match (self.deadlines.wait(self.now), quiet) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        [self.deadlines.wait(self.now), quiet]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn ready(&mut self, token: Token, writable: bool) {

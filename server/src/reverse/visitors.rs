@@ -311,10 +311,13 @@ impl EventLoop {
     }
 
     fn admit(&self) -> Result<Permit, (Refusal, String)> {
-        self.pool.admit().map_err(|e| match e {
-            PoolError::Thread(_) => (Refusal::Resources, e.to_string()),
-            PoolError::Memory => (Refusal::Memory, format!("{e} ({})", self.pool.budget())),
-            _ => (Refusal::Pairs, format!("{e}: {}", self.capacity)),
+        self.pool.admit().map_err(|e| {
+            let what = match e {
+                PoolError::Thread(_) => e.to_string(),
+                PoolError::Memory => format!("{e} ({})", self.pool.budget()),
+                _ => format!("{e}: {}", self.capacity),
+            };
+            (e.refusal(), what)
         })
     }
 

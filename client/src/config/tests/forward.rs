@@ -1,5 +1,5 @@
 use super::*;
-use minitcptunnel_common::config::TlsVersion;
+use minitcptunnel_common::pki::MinVersion;
 
 /// The least that one forward needs.
 const LEAST: &str = "local_listener: {port: 1080}\n\
@@ -31,7 +31,7 @@ fn the_example_means_what_it_says() {
             cert: folder.join("certs/client.crt"),
             key: folder.join("certs/client.key"),
         }),
-        min_version: TlsVersion::V1_2,
+        min_version: MinVersion::Tls12,
         preconnected: 0,
         connections: Count::MOST,
         timeouts: ForwardTimeouts::default(),
@@ -149,7 +149,7 @@ fn several_forwards_share_what_stands_at_the_top() {
     assert_eq!(db.identity.as_ref().unwrap().cert, here("c.crt"));
     assert_eq!(
         (db.min_version, web.min_version),
-        (TlsVersion::V1_3, TlsVersion::V1_3)
+        (MinVersion::Tls13, MinVersion::Tls13)
     );
     assert_eq!((db.preconnected, web.preconnected), (5, 0));
     assert_eq!((db.connections, web.connections), (100, 7));
@@ -186,21 +186,21 @@ fn several_forwards_share_what_stands_at_the_top() {
 fn a_tls_section_of_a_forward_changes_only_what_it_says() {
     let own_cert = |name: &str| format!("shows the certificate {};", here(name).display());
     for (own, version, shown) in [
-        ("", TlsVersion::V1_3, own_cert("c.crt")),
-        ("min_version: 1.2", TlsVersion::V1_2, own_cert("c.crt")),
+        ("", MinVersion::Tls13, own_cert("c.crt")),
+        ("min_version: 1.2", MinVersion::Tls12, own_cert("c.crt")),
         (
             "handshake_timeout: 3, client_key: ",
-            TlsVersion::V1_3,
+            MinVersion::Tls13,
             own_cert("c.crt"),
         ),
         (
             "client_cert: w.crt, client_key: w.key",
-            TlsVersion::V1_3,
+            MinVersion::Tls13,
             own_cert("w.crt"),
         ),
         (
             "client_cert: '', client_key: ''",
-            TlsVersion::V1_3,
+            MinVersion::Tls13,
             "shows no certificate;".to_owned(),
         ),
     ] {

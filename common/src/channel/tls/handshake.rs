@@ -22,6 +22,7 @@ use rustls::{AlertDescription, ClientConfig, CommonState, Error, ServerConfig};
 use super::session::{Connection, RECORD_MAX, Session, next_record, record_len};
 use super::{lengthen, refuses_certificate};
 use crate::duplex::{Socket, Wait};
+use crate::pki::{self, Problem, Side};
 
 /// Safety: what a server may send before the handshake is done, in bytes. Its certificates take some KiB; rustls
 /// allows a message of 64 KiB.
@@ -76,11 +77,11 @@ impl HandshakeError {
         matches!(self, Self::Cut | Self::Refused(CloseNotify | UserCanceled))
     }
 
-    /// The error of TLS itself, if it is one, for [`explain`](crate::pki::explain).
-    pub fn tls_error(&self) -> Option<Error> {
+    /// What it means for the end that saw it, and what mends it; `None` if it is no matter of TLS itself.
+    pub fn explain(&self, side: Side) -> Option<Problem> {
         match self {
-            Self::Refused(alert) => Some(Error::AlertReceived(*alert)),
-            Self::Refuses(e) => Some(e.clone()),
+            Self::Refused(alert) => Some(pki::explain(&Error::AlertReceived(*alert), side)),
+            Self::Refuses(e) => Some(pki::explain(e, side)),
             _ => None,
         }
     }

@@ -1,5 +1,5 @@
 use super::*;
-use minitcptunnel_common::config::TlsVersion;
+use minitcptunnel_common::pki::MinVersion;
 
 /// The least that one forward needs.
 const LEAST: &str = "server_listener: {port: 8443}\n\
@@ -32,7 +32,7 @@ fn the_example_means_what_it_says() {
             client_ca: Some(folder.join("certs/ca.crt")),
             allowed_clients: vec!["your.client.id".into()],
             allowed_clients_file: None,
-            min_version: TlsVersion::V1_2,
+            min_version: MinVersion::Tls12,
             handshake_timeout: Duration::from_secs(10),
         },
         limits: ForwardLimits {
@@ -84,7 +84,7 @@ fn the_least_gets_the_defaults() {
     let forward = &config.forwards[0];
     assert_eq!(forward.listen, "[::]:8443".parse().unwrap());
     assert_eq!(forward.tls.cert, here("s.crt"));
-    assert_eq!(forward.tls.min_version, TlsVersion::V1_2);
+    assert_eq!(forward.tls.min_version, MinVersion::Tls12);
     assert_eq!(forward.tls.handshake_timeout, Duration::from_secs(10));
     assert!(forward.tls.allowed_clients.is_empty());
     assert_eq!(forward.timeouts, ForwardTimeouts::default());
@@ -153,10 +153,10 @@ fn several_forwards_share_what_stands_at_the_top() {
     let targets: Vec<String> = db.targets.iter().map(ToString::to_string).collect();
     assert_eq!(targets, ["db:5432", "db-2:5432", "[::1]:5433"]);
     assert_eq!(db.tls.cert, here("s.crt"));
-    assert_eq!(db.tls.min_version, TlsVersion::V1_3);
+    assert_eq!(db.tls.min_version, MinVersion::Tls13);
     assert_eq!(db.tls.handshake_timeout, Duration::from_secs(3));
     assert_eq!(web.tls.cert, here("w.crt"));
-    assert_eq!(web.tls.min_version, TlsVersion::V1_3);
+    assert_eq!(web.tls.min_version, MinVersion::Tls13);
     assert_eq!(web.tls.client_ca, Some(here("ca.crt")));
     assert_eq!(web.listen, "127.0.0.1:2".parse().unwrap());
     let seconds = |s| Some(Duration::from_secs(s));
@@ -233,7 +233,7 @@ fn a_tls_section_of_a_forward_changes_only_what_it_says() {
         let forward = &config.forwards[0];
         let said = forward.to_string();
         assert!(said.ends_with(&format!("; {expected}")), "{text}\n{said}");
-        assert_eq!(forward.tls.min_version, TlsVersion::V1_3, "{text}");
+        assert_eq!(forward.tls.min_version, MinVersion::Tls13, "{text}");
         assert_eq!(forward.tls.handshake_timeout, Duration::from_secs(3));
         let open = forward.tls.client_ca.is_none();
         assert_eq!(warnings.len(), usize::from(open), "{text}\n{warnings:?}");
