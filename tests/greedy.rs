@@ -110,6 +110,41 @@ fn channels_opened_in_advance_are_limited() {
 }
 
 #[test]
+fn channels_that_visitors_wait_for_are_not_counted_as_idle() {
+    const VISITORS: usize = 12;
+    let world = World::new();
+    let server = world.server().set("limits.idle_data_channels", 2).start();
+    let mut control = Peer::control(&world, &world.client_key, server.address());
+    let port = control.open_tunnel("t");
+    let visitors: Vec<_> = (0..VISITORS)
+        .map(|_| connect((Ipv4Addr::LOCALHOST, port)))
+        .collect();
+    // A slow client: all channels are there before the first says whom it is for.
+    let channels: Vec<(Peer, Message)> = (0..VISITORS)
+        .map(|_| {
+            let conn = control.incoming();
+            let ready = control.ready(&conn);
+            let channel = Peer::shake(&world, &world.client_key, server.address());
+            (channel.expect("shake"), ready)
+        })
+        .collect();
+    let held: Vec<Peer> = channels
+        .into_iter()
+        .map(|(mut channel, ready)| {
+            channel.send(&ready).expect("send");
+            channel.send_data(0, b"hello").expect("send");
+            channel
+        })
+        .collect();
+    for mut visitor in visitors {
+        visitor
+            .read_exact(&mut [0; 5])
+            .expect("every visitor is served");
+    }
+    drop(held);
+}
+
+#[test]
 fn a_client_that_never_reads_is_not_remembered_for() {
     let _alone = alone();
     let world = World::new();

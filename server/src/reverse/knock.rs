@@ -301,7 +301,13 @@ impl EventLoop {
         let own = self.sessions.of_identity(&identity);
         let spares = own.and_then(|id| self.sessions.of(id));
         let spares = spares.map_or(0, |session| session.spares.len());
-        let max = self.max_idle_channels.saturating_sub(spares).max(1);
+        let mut max = self.max_idle_channels.saturating_sub(spares).max(1);
+        if let Some(own) = own
+            && self.sessions.fresh_at_home(&identity) >= max
+        {
+            // What waiting visitors have been promised is not idle, and has a place of its own: theirs.
+            max += self.pairer.waiting_for(own);
+        }
         // Strangers are bounded by the gate; here they must not push out the client's own.
         let crowded = self.sessions.fresh_came(&identity, token, home, max);
         if let Some(oldest) = crowded {

@@ -46,6 +46,12 @@ impl<T> ConnectionPairer<T> {
         self.waiting.len()
     }
 
+    /// How many wait for the channels of this session. Looks at all of them.
+    pub(super) fn waiting_for(&self, session: SessionId) -> usize {
+        let own = |parked: &&Parked<T>| parked.session == session;
+        self.waiting.values().filter(own).count()
+    }
+
     /// How many may wait.
     pub(super) fn max(&self) -> usize {
         self.max
