@@ -2,6 +2,8 @@
 
 /// What the link between client and server can do on a bad day, and what both programs make of it.
 mod cuts;
+/// Programs that are killed, stopped and hung up on under load, by default settings, and how long that is felt.
+mod faults;
 /// The forward tunnel with services of this process: traffic, ends, certificates, servers that come and go.
 mod forward;
 /// How its connections end when somebody cuts, damages or kills.
