@@ -115,6 +115,67 @@ fn a_log_that_is_rotated_by_size_loses_nothing() {
     assert_eq!(sorted(whole(&path)), sorted(printed));
 }
 
+/// What people have open in a terminal for weeks.
+#[test]
+fn tail_follows_through_rotations() {
+    let service = Service::greeter(b"hello");
+    let world = World::new();
+    let rotation = json!({ "max_size": 2048, "keep": 1000 });
+    let mut server = world
+        .server()
+        .set(
+            "logging",
+            json!({ "log_file": "server.log", "rotation": rotation }),
+        )
+        .arguments(&["--verbose"])
+        .start();
+    let (path, seen) = (world.dir.join("server.log"), world.dir.join("seen"));
+    let mut tail = Command::new("sh");
+    tail.current_dir(world.dir.path()).args([
+        "-c",
+        "exec tail -n +1 -s 0.1 -F server.log >seen 2>/dev/null",
+    ]);
+    let mut tail = Program::start("tail", &mut tail);
+    let client = world
+        .client(server.port)
+        .tunnel("t", 0, service.port())
+        .start();
+    let port = client.port_of("t");
+    // Of a file that is being written, the end of the last line may not be there yet.
+    let last = |path: &Path| {
+        let text = fs::read_to_string(path).ok()?;
+        let whole = text.strip_suffix('\n')?;
+        whole.lines().last().map(str::to_owned)
+    };
+    let caught_up = |path: &Path| {
+        eventually(PATIENCE, "tail to show the last line", || {
+            (last(&seen)? == last(path)?).then_some(())
+        });
+    };
+    for _ in 0..30 {
+        rig::read_end(&mut rig::connect((Ipv4Addr::LOCALHOST, port)));
+        caught_up(&path);
+    }
+    fs::rename(&path, world.dir.join("moved.log")).expect("it is there");
+    server.program.signal("HUP");
+    server.log.wait("the log file was opened anew", PATIENCE);
+    rig::read_end(&mut rig::connect((Ipv4Addr::LOCALHOST, port)));
+    caught_up(&path);
+    drop(client);
+    server.program.signal("TERM");
+    assert_eq!(server.program.wait_exit(PATIENCE).code(), Some(0));
+    caught_up(&path);
+    tail.signal("TERM");
+    tail.wait_exit(PATIENCE);
+    assert!(path.with_extension("log.3").exists(), "it was rotated");
+    // `tail` itself may miss what is written in the instant before a file is moved, whoever moves it; what counts is
+    // that it goes on with the new file every time, and shows nothing twice or torn.
+    let (seen, all) = (lines(&seen), server.log.to_end(PATIENCE));
+    let strange: Vec<&String> = seen.iter().filter(|line| !all.contains(line)).collect();
+    assert!(strange.is_empty(), "{strange:?}");
+    assert!(seen.len() <= all.len(), "{} of {}", seen.len(), all.len());
+}
+
 #[test]
 fn a_full_disk_stops_no_traffic_and_the_gap_is_told() {
     let service = Service::echo();
