@@ -8,7 +8,7 @@
 //!
 //! | first two digits | what |
 //! | --- | --- |
-//! | 01-07 | ends the program, with the [`ExitCode`] of that number |
+//! | 01-07 | ends the program, with the [`ExitCode`] of that number, where it cannot go on |
 //! | 10 | the way to the server, and who comes along it |
 //! | 11 | a tunnel or the service behind it |
 //! | 12 | the forward tunnel and its TLS |
@@ -19,13 +19,14 @@
 //! A code is a promise, as exit codes are: it never changes its meaning, and is never used again.
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 
 use crate::exit::ExitCode;
 
 mod text;
 
-pub use text::{Explanation, Lang};
+pub use text::{Explanation, Lang, explain};
 
 /// The number of an error or a finding.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -35,6 +36,20 @@ pub struct Code(u16);
 pub trait Coded {
     /// Under which number.
     fn code(&self) -> Code;
+
+    /// The number with which a program ends that cannot go on over this.
+    fn exit_code(&self) -> ExitCode {
+        self.code().exit_code().unwrap_or(ExitCode::Failure)
+    }
+}
+
+/// An error as lines of the log; the first says under which code to look it up.
+pub fn log_lines(e: &(impl Coded + fmt::Display)) -> Vec<String> {
+    let mut lines: Vec<String> = e.to_string().lines().map(str::to_owned).collect();
+    if let Some(first) = lines.first_mut() {
+        *first = format!("{first} code={}", e.code());
+    }
+    lines
 }
 
 macro_rules! codes {
@@ -231,6 +246,23 @@ impl Code {
             .find(|code| u16::from(code.number()) == number)
     }
 
+    /// Why nobody can listen there.
+    #[must_use]
+    pub fn of_bind(e: &io::Error) -> Self {
+        match e.kind() {
+            io::ErrorKind::AddrInUse => Self::PORT_IN_USE,
+            io::ErrorKind::PermissionDenied => Self::PORT_FORBIDDEN,
+            io::ErrorKind::AddrNotAvailable => Self::ADDRESS_ELSEWHERE,
+            _ => Self::CANNOT_LISTEN,
+        }
+    }
+
+    /// The last line of what a command says about an error: where more is to be had.
+    #[must_use]
+    pub fn pointer(self, program: &str) -> String {
+        format!("({self}; \"{program} explain {self}\" says more)")
+    }
+
     /// What is known about it.
     #[must_use]
     pub fn explain(self, lang: Lang) -> Explanation {
@@ -250,15 +282,35 @@ pub struct UnknownCode(String);
 
 impl fmt::Display for UnknownCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "there is no code {:?}; `explain` without a code lists all",
-            self.0
-        )
+        write!(f, "there is no code {:?}; ", self.0)?;
+        let near = nearest(&self.0);
+        if !near.is_empty() {
+            let near: Vec<String> = near.iter().map(ToString::to_string).collect();
+            write!(f, "near it are {}; ", near.join(", "))?;
+        }
+        f.write_str("`explain` without a code lists all")
     }
 }
 
 impl std::error::Error for UnknownCode {}
+
+/// The codes, at most three, that somebody may have meant; none for what looks like no code at all.
+fn nearest(typed: &str) -> Vec<Code> {
+    let digits = typed.strip_prefix(['E', 'e']).unwrap_or(typed);
+    let Ok(number) = digits.parse::<u16>() else {
+        return Vec::new();
+    };
+    let mut near: Vec<(usize, u16, Code)> = (Code::ALL.iter())
+        .map(|code| {
+            let typed = format!("{number:04}");
+            let wrong = strsim::damerau_levenshtein(&typed, &format!("{:04}", code.0));
+            (wrong, code.0.abs_diff(number), *code)
+        })
+        .filter(|(wrong, ..)| *wrong <= 2)
+        .collect();
+    near.sort();
+    near.into_iter().take(3).map(|(.., code)| code).collect()
+}
 
 /// As printed, or with the letter in lower case or missing, or without leading zeros.
 impl FromStr for Code {
@@ -285,6 +337,13 @@ mod tests {
         }
         assert_eq!("e301".parse(), Ok(Code::CONFIG_UNREADABLE));
         assert_eq!("0301".parse(), Ok(Code::CONFIG_UNREADABLE));
+        assert_eq!(
+            "E0310"
+                .parse::<Code>()
+                .map_err(|e| e.to_string())
+                .unwrap_err(),
+            "there is no code \"E0310\"; near it are E0301, E0410, E0307; `explain` without a code lists all"
+        );
         for wrong in ["", "E", "E+301", "E9999", "99999999", "éé"] {
             assert!(wrong.parse::<Code>().is_err(), "{wrong}");
         }
