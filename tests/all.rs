@@ -1,5 +1,7 @@
 //! End-to-end tests: whole programs over loopback. One binary; a line per room says what belongs there.
 
+/// Error codes: who says them, and what `explain` says about them.
+mod codes;
 /// What the link between client and server can do on a bad day, and what both programs make of it.
 mod cuts;
 /// The forward tunnel with services of this process: traffic, ends, certificates, servers that come and go.

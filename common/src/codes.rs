@@ -326,6 +326,9 @@ impl FromStr for Code {
 }
 
 #[cfg(test)]
+mod of_errors;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
