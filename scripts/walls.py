@@ -11,6 +11,7 @@ What is checked:
   deny      deny.toml: banned crates, licences, sources (cargo metadata; no cargo-deny needed)
   reasons   every external [workspace.dependencies] entry has a comment above it
   budget    files over 450 lines without their tests are listed, over 600 refused
+  codes     every error code is said somewhere, and every ERROR line of the log says one
   places    no paths of one machine and no registry hosts in tracked files
 
 Each check takes a directory (and what cargo said about it) and returns complaints, so that the self-test can run it
@@ -163,6 +164,10 @@ def without_tests(code):
                 depth += 1
             elif c in "})]":
                 depth -= 1
+                if depth < 0:
+                    # The end of what the item is in: an arm of a match, the last field of a struct.
+                    i -= 1
+                    break
                 if depth == 0 and c == "}":
                     break
             elif c == ";" and depth == 0:
@@ -414,6 +419,28 @@ def check_budget(root, notes):
     return complaints
 
 
+def check_codes(root):
+    path = root / "common/src/codes.rs"
+    if not path.is_file():
+        return []
+    listed = re.findall(r"^    ([A-Z][A-Z_]+) = \d+;$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    if not listed:
+        return ["common/src/codes.rs: no codes found: the check looks for them in the wrong shape"]
+    complaints = []
+    said = set()
+    for source in [s for folder in ("common/src", "server/src", "client/src") for s in sources(root, folder)]:
+        # What the errors have in common is chosen beside the list.
+        said.update(re.findall(r"\b(?:Code|Self)\s*::\s*([A-Z][A-Z_]+)\b", source.code))
+        for m in re.finditer(r"\blog::error!\s*\(", source.code):
+            end = source.code.find(";", m.end())
+            call = source.text[m.start() : end]
+            # Lines that come ready made have theirs already.
+            if "code=" not in call and '"{line}"' not in call:
+                complaints.append(f"{source.path}:{source.line_of(m.start())}: an ERROR line without code=")
+    complaints += [f"common/src/codes.rs: nothing ever says {name}" for name in listed if name not in said]
+    return complaints
+
+
 def check_places(root, tracked):
     complaints = []
     for name in tracked:
@@ -454,6 +481,7 @@ def check_all(root):
         ("deny", check_deny(root, metadata)),
         ("reasons", check_reasons(root)),
         ("budget", check_budget(root, notes)),
+        ("codes", check_codes(root)),
         ("places", check_places(root, tracked)),
     ]
     # A check over nothing is no check: say what was looked at, and refuse an empty look.
@@ -496,7 +524,11 @@ HOUSE = {
     "common/src/relay.rs": "use crate::duplex::Duplex;\nuse crate::metrics::Metrics;\nuse super::channel;\n",
     "common/src/pool.rs": "use crate::relay;\n",
     "common/src/metrics.rs": "use crate::id::ConnId;\nuse std::time::Instant;\nfn f() { let _ = Instant::now(); }\n",
-    "server/src/lib.rs": "use minitcptunnel_common::wire;\n",
+    "common/src/codes.rs": "codes! {\n    /// Somebody's fault.\n    FAULT = 101;\n}\n",
+    "server/src/lib.rs": (
+        "use minitcptunnel_common::wire;\nfn f() {\n    log::error!(\"it broke; sorry code={}\", Code::FAULT);\n"
+        "    lines.iter().for_each(|line| log::error!(\"{line}\"));\n}\n"
+    ),
     "client/src/lib.rs": "use std::net::TcpStream;\n",
     "README.md": "Install to /opt/minitcptunnel; see https://crates.io/crates/mio.\n",
 }
@@ -536,7 +568,7 @@ def look_at(house, metadata):
         notes = []
         complaints = (
             check_arrows(metadata) + check_rooms(root) + check_words(root) + check_deny(root, metadata)
-            + check_reasons(root) + check_budget(root, notes) + check_places(root, sorted(house))
+            + check_reasons(root) + check_budget(root, notes) + check_codes(root) + check_places(root, sorted(house))
         )
         return complaints, notes
 
@@ -604,7 +636,8 @@ def self_test():
         ("use orion::util::secure_rand_bytes;\n", "secure_rand_bytes"),
         ("fn f() { let _ = PrivateKey::generate(); }\n", "::generate()"),
         ("fn f() { let _ = SecretKey::default(); }\n", "::default()"),
-        # What looks like the end of a comment or a string must not hide what follows.
+        # What looks like the end of a comment or a string, or a test item without one, must not hide what follows.
+        ("fn f() { match x {\n    #[cfg(test)]\n    1 => 2,\n    } }\nfn g() { std::fs::read(\"x\"); }\n", "std::fs"),
         ("fn f() { let _ = \"\\\"\"; let _ = '\"'; std::fs::read(\"x\"); }\n", "std::fs"),
         ("fn f() { let _ = r#\"a\"b\"#; std::fs::read(\"x\"); }\n", "std::fs"),
         ("#[cfg(test)]\nmod more { fn f() { let _ = [0; 3]; } }\nuse std::fs;\n", "std::fs"),
@@ -639,6 +672,15 @@ def self_test():
     file_case("601 lines", "601 lines without tests, over 600", "server/src/big.rs", "fn f() {}\n" * 601)
     file_case("601 lines, and a test", "601 lines without tests, over 600", "server/src/big.rs",
               "fn f() {}\n" * 601 + "#[cfg(test)]\nmod tests {\n" + "fn t() {}\n" * 50 + "}\n")
+
+    # Codes.
+    listed = HOUSE["common/src/codes.rs"].replace("}\n", "    /// Never met.\n    NEVER = 102;\n}\n")
+    file_case("a code that nothing says", "nothing ever says NEVER", "common/src/codes.rs", listed, append=False)
+    file_case("a code that only a test says", "nothing ever says NEVER", "common/src/codes.rs",
+              listed + "#[cfg(test)]\nmod tests {\n    fn f() { Self::NEVER; }\n}\n", append=False)
+    file_case("codes in another shape", "looks for them in the wrong shape", "common/src/codes.rs", "list![];\n", append=False)
+    file_case("an ERROR line without a code", "an ERROR line without code=", "client/src/lib.rs",
+              "fn f() {\n    log::error!(\n        \"it broke; see code\",\n    );\n}\n")
 
     # Places.
     for line in ("see /" + "work/main/x", "/" + "root/.cargo", "/" + "home/someone/src", "C:\\" + "Users\\me", "/" + "Users/me/x",

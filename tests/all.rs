@@ -1,5 +1,7 @@
 //! End-to-end tests: whole programs over loopback. One binary; a line per room says what belongs there.
 
+/// Error codes: who says them, and what `explain` says about them.
+mod codes;
 /// What the link between client and server can do on a bad day, and what both programs make of it.
 mod cuts;
 /// Programs that are killed, stopped and hung up on under load, by default settings, and how long that is felt.

@@ -1,22 +1,20 @@
-//! The command line: arguments, the subcommands that print and end (`keygen`, `pubkey`, `check`, `health`),
-//! and which failure has which exit code.
+//! The command line: arguments, and the subcommands that print and end (`keygen`, `pubkey`, `check`, `health`,
+//! `explain`).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
-use minitcptunnel_common::config::{ConfigError, Grace, Seconds};
+use minitcptunnel_common::codes::{Code, Coded, Lang};
+use minitcptunnel_common::config::{Grace, Seconds};
 use minitcptunnel_common::dial;
-use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::identity::KeyOrigin;
 use minitcptunnel_common::log::{Format, LogOptions, Logging, Verbosity};
 
 pub mod health;
 
-use crate::StartError;
 use crate::config::{self, Checked, Config, KeyError, Limits, Pinning, Reverse};
 use crate::forward;
-use crate::state::End;
 
 /// Offers local services on the public ports of a MiniTCPTunnel server, and carries local connections to one over TLS.
 #[derive(Parser, Debug)]
@@ -57,7 +55,7 @@ pub struct Arguments {
 }
 
 /// What the program can do.
-#[derive(Subcommand, Clone, Copy, Debug)]
+#[derive(Subcommand, Clone, Debug)]
 pub enum Subcommands {
     /// Connect and serve (what happens without a command)
     Run,
@@ -69,6 +67,15 @@ pub enum Subcommands {
     Check,
     /// Ask whether the client that runs with this configuration listens, and its servers answer; exit code 1 if not
     Health,
+    /// Say what an error code means and what to do about it; without a code, list all
+    Explain {
+        /// As in messages and in the log: E0301
+        #[arg(value_name = "CODE")]
+        codes: Vec<Code>,
+        /// en, ko or fr [default: that of the locale]
+        #[arg(long, value_name = "LANGUAGE")]
+        lang: Option<Lang>,
+    },
 }
 
 impl Arguments {
@@ -141,7 +148,9 @@ pub fn load(file: &Path, pinning: Pinning) -> Loaded {
         }
         news.push(format!("CLIENT PUBLIC KEY: {}", ensured.key.public()));
         let mut checked = config::load(file, pinning)?;
-        checked.warnings.extend(ensured.warning);
+        let code = Code::KEY_READABLE;
+        let warning = ensured.warning.map(|it| format!("{it} code={code}"));
+        checked.warnings.extend(warning);
         Ok(checked)
     });
     Loaded { checked, news }
@@ -172,13 +181,11 @@ pub enum CheckError {
     Forward(forward::StartError),
 }
 
-impl CheckError {
-    /// The exit code that fits.
-    #[must_use]
-    pub fn exit_code(&self) -> ExitCode {
+impl Coded for CheckError {
+    fn code(&self) -> Code {
         match self {
-            Self::Config(e) => code_of_config(e),
-            Self::Forward(e) => e.exit_code(),
+            Self::Config(e) => e.code(),
+            Self::Forward(e) => e.code(),
         }
     }
 }
@@ -270,40 +277,4 @@ fn describe_reverse(lines: &mut Vec<String>, config: &Reverse, limits: &Limits) 
             limits.max_spare_channels
         ),
     });
-}
-
-/// The exit code for a configuration or key that cannot be used.
-#[must_use]
-pub fn code_of_config(e: &KeyError) -> ExitCode {
-    match e {
-        // Nothing is wrong but the pin.
-        KeyError::Config(ConfigError::Invalid { problems, .. })
-            if problems
-                .iter()
-                .all(|problem| problem.key == "server_pub_key") =>
-        {
-            ExitCode::Identity
-        }
-        e if e.is_configuration() => ExitCode::Configuration,
-        _ => ExitCode::Identity,
-    }
-}
-
-/// The exit code for a client that could not start.
-#[must_use]
-pub fn code_of_start(e: &StartError) -> ExitCode {
-    match e {
-        StartError::NoIdentity => ExitCode::Identity,
-        StartError::Resources(_) => ExitCode::Resources,
-    }
-}
-
-/// The exit code for the way a client ended; `None` is the end of `--timeout`.
-#[must_use]
-pub fn code_of_end(end: Option<&End>) -> ExitCode {
-    match end {
-        None | Some(End::Asked) => ExitCode::Ok,
-        Some(End::Refused(_)) => ExitCode::Refused,
-        Some(End::Failed(_)) => ExitCode::Failure,
-    }
 }

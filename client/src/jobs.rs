@@ -10,13 +10,14 @@ use std::{error, fmt, io};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use minitcptunnel_common::budget::Budget;
+use minitcptunnel_common::codes::{Code, Coded};
 use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::metrics::Metrics;
 use minitcptunnel_common::pool::Pool;
 
 use crate::config::Config;
 use crate::state::End;
-use crate::{Client, Stopper, cli, forward};
+use crate::{Client, Stopper, forward};
 
 /// How long pairs that were cut may take to notice.
 const AFTER_ABORT: Duration = Duration::from_millis(500);
@@ -30,12 +31,11 @@ pub enum StartError {
     Forward(forward::StartError),
 }
 
-impl StartError {
-    /// The exit code that fits.
-    pub fn exit_code(&self) -> ExitCode {
+impl Coded for StartError {
+    fn code(&self) -> Code {
         match self {
-            Self::Reverse(e) => cli::code_of_start(e),
-            Self::Forward(e) => e.exit_code(),
+            Self::Reverse(e) => e.code(),
+            Self::Forward(e) => e.code(),
         }
     }
 }
@@ -148,7 +148,10 @@ impl Jobs {
             return Some(Outcome { end, failed: true });
         }
         if end.is_some() && self.stopped.is_empty() {
-            log::error!("The reverse tunnel has ended for good; the forwards go on");
+            log::error!(
+                "The reverse tunnel has ended for good; the forwards go on code={}",
+                end.as_ref().and_then(End::code).unwrap_or(Code::BUG)
+            );
         }
         crossbeam_channel::select! {
             recv(self.stopped) -> _ => Some(Outcome { end, failed: false }),
@@ -165,7 +168,8 @@ impl Jobs {
         if let Some(forward) = self.forward {
             if let Err(e) = forward.handle.stop() {
                 log::error!(
-                    "the forwards' loop failed: {e}. This is a bug or a broken system; please report it"
+                    "the forwards' loop failed: {e}. This is a bug or a broken system; please report it code={}",
+                    Code::BUG
                 );
             }
             totals = Some((forward.metrics, forward.pool, forward.started));
@@ -209,9 +213,148 @@ pub struct Outcome {
 impl Outcome {
     /// The exit code that fits.
     pub fn exit_code(&self) -> ExitCode {
-        match (&self.end, self.failed) {
-            (_, true) => ExitCode::Failure,
-            (end, false) => cli::code_of_end(end.as_ref()),
+        let code = if self.failed {
+            Some(Code::BUG)
+        } else {
+            self.end.as_ref().and_then(End::code)
+        };
+        code.and_then(Code::exit_code).unwrap_or(ExitCode::Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::KeyError;
+    use minitcptunnel_common::config::edit::EditError;
+    use minitcptunnel_common::config::{ConfigError, Problem};
+    use minitcptunnel_common::identity::{HexError, NoRandomness};
+    use minitcptunnel_common::pki::{LoadError, server_name};
+
+    #[test]
+    fn each_failure_has_its_exit_code() {
+        let path = || "a".into();
+        let invalid = |keys: &[&str]| {
+            let problem = |key: &&str| Problem {
+                key: (*key).to_owned(),
+                place: None,
+                message: String::new(),
+            };
+            let problems = keys.iter().map(problem).collect();
+            KeyError::Config(ConfigError::Invalid {
+                path: None,
+                problems,
+            })
+        };
+        let no_file = KeyError::NoFile {
+            path: path(),
+            example: "",
+        };
+        let malformed = KeyError::Malformed {
+            path: path(),
+            source: HexError::Empty,
+        };
+        let edit = KeyError::Edit {
+            path: path(),
+            source: EditError::NoWay,
+        };
+        let no_name = server_name("a b").expect_err("a space");
+        let forward = |e| StartError::Forward(e);
+        let broken = || io::Error::from(io::ErrorKind::Other);
+        let table: Vec<(Box<dyn Coded>, Code, ExitCode)> = vec![
+            (
+                Box::new(invalid(&["server_pub_key"])),
+                Code::PIN_MISSING,
+                ExitCode::Identity,
+            ),
+            (
+                Box::new(invalid(&["server_pub_key", "port"])),
+                Code::CONFIG_INVALID,
+                ExitCode::Configuration,
+            ),
+            (
+                Box::new(KeyError::Config(ConfigError::Extension(path()))),
+                Code::CONFIG_EXTENSION,
+                ExitCode::Configuration,
+            ),
+            (
+                Box::new(no_file),
+                Code::CONFIG_UNREADABLE,
+                ExitCode::Configuration,
+            ),
+            (Box::new(malformed), Code::KEY_DAMAGED, ExitCode::Identity),
+            (
+                Box::new(KeyError::Missing(path())),
+                Code::KEY_MISSING,
+                ExitCode::Identity,
+            ),
+            (
+                Box::new(KeyError::Present(path())),
+                Code::KEY_PRESENT,
+                ExitCode::Identity,
+            ),
+            (
+                Box::new(KeyError::Randomness(NoRandomness)),
+                Code::NO_RANDOMNESS,
+                ExitCode::Identity,
+            ),
+            (Box::new(edit), Code::KEY_NOT_SAVED, ExitCode::Identity),
+            (
+                Box::new(KeyError::Changed(path())),
+                Code::KEY_NOT_SAVED,
+                ExitCode::Identity,
+            ),
+            (
+                Box::new(StartError::Reverse(crate::StartError::NoIdentity)),
+                Code::KEY_MISSING,
+                ExitCode::Identity,
+            ),
+            (
+                Box::new(StartError::Reverse(crate::StartError::Resources(broken()))),
+                Code::NO_RESOURCES,
+                ExitCode::Resources,
+            ),
+            (
+                Box::new(forward(forward::StartError::Tls(
+                    String::new(),
+                    LoadError::AllowedWithoutCa,
+                ))),
+                Code::TLS_SETTINGS,
+                ExitCode::Identity,
+            ),
+            (
+                Box::new(forward(forward::StartError::Name(String::new(), no_name))),
+                Code::SERVER_HOSTNAME,
+                ExitCode::Configuration,
+            ),
+            (
+                Box::new(forward(forward::StartError::Bind(
+                    "[::]:1".parse().unwrap(),
+                    broken(),
+                ))),
+                Code::CANNOT_LISTEN,
+                ExitCode::Bind,
+            ),
+            (
+                Box::new(forward(forward::StartError::Resources(broken()))),
+                Code::NO_RESOURCES,
+                ExitCode::Resources,
+            ),
+        ];
+        for (e, code, exit) in table {
+            assert_eq!((e.code(), e.exit_code()), (code, exit));
         }
+        let ended = |end, failed| Outcome { end, failed }.exit_code();
+        assert_eq!(ended(None, false), ExitCode::Ok);
+        assert_eq!(ended(Some(End::Asked), false), ExitCode::Ok);
+        assert_eq!(
+            ended(Some(End::Refused(String::new())), false),
+            ExitCode::Refused
+        );
+        assert_eq!(
+            ended(Some(End::Failed(String::new())), false),
+            ExitCode::Failure
+        );
+        assert_eq!(ended(Some(End::Asked), true), ExitCode::Failure);
     }
 }

@@ -28,6 +28,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use minitcptunnel_common::budget::Budget;
+use minitcptunnel_common::codes::{Code, Coded};
 use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::id::TunnelId;
 use minitcptunnel_common::metrics::TrafficSnapshot;
@@ -51,6 +52,15 @@ pub enum StartError {
     NoIdentity,
     /// The system gave no poller or no thread.
     Resources(io::Error),
+}
+
+impl Coded for StartError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NoIdentity => Code::KEY_MISSING,
+            Self::Resources(_) => Code::NO_RESOURCES,
+        }
+    }
 }
 
 impl fmt::Display for StartError {
@@ -90,8 +100,9 @@ impl Client {
         let capacity = config.capacity();
         if capacity.falls_short_of(config.limits.pairs) {
             log::warn!(
-                "Carries up to {capacity}, not limits.pairs = {}",
-                config.limits.pairs
+                "Carries up to {capacity}, not limits.pairs = {} code={}",
+                config.limits.pairs,
+                Code::FEWER_CONNECTIONS
             );
         } else {
             log::info!("Carries up to {capacity}");

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use minitcptunnel_common::channel::ledger::Ledger;
+use minitcptunnel_common::codes::Code;
 use minitcptunnel_common::dial;
 use minitcptunnel_common::duplex::{self, Duplex};
 use minitcptunnel_common::id::{ConnId, TunnelId};
@@ -197,8 +198,9 @@ impl LocalProxy {
         log_limited!(
             log::Level::Warn,
             say,
-            "Refused a connection of tunnel {:?}: {reason}",
-            tunnel.as_str()
+            "Refused a connection of tunnel {:?}: {reason} code={}",
+            tunnel.as_str(),
+            code_of(why)
         );
     }
 }
@@ -207,6 +209,15 @@ fn refusal(e: &PoolError) -> Refusal {
     match e {
         PoolError::Closed => Refusal::SessionEnded,
         e => e.refusal(),
+    }
+}
+
+fn code_of(why: Refusal) -> Code {
+    match why {
+        Refusal::ByClient | Refusal::Unreachable => Code::LOCAL_SERVICE,
+        Refusal::Unclaimed => Code::DATA_CHANNEL,
+        Refusal::SessionEnded => Code::SESSION_CLOSED,
+        Refusal::Waiting | Refusal::Pairs | Refusal::Resources | Refusal::Memory => Code::NO_ROOM,
     }
 }
 

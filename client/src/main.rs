@@ -4,50 +4,67 @@ use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
-use minitcptunnel_client::cli::{self, Arguments, CheckError, Subcommands};
+use minitcptunnel_client::cli::{self, Arguments, Subcommands};
 use minitcptunnel_client::config;
 use minitcptunnel_client::jobs;
+use minitcptunnel_common::codes::{self, Code, Coded};
 use minitcptunnel_common::config::{Grace, Seconds};
 use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::log as logging;
 use minitcptunnel_common::{resources, signals};
 
+/// What this program is called in its own messages.
+const NAME: &str = "minitcptunnel-client";
+
 fn main() -> std::process::ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(e) => return misused(&e).into(),
+    };
     let file = &arguments.config;
-    match arguments.command {
+    match &arguments.command {
         None | Some(Subcommands::Run) => run(&arguments),
-        Some(Subcommands::Keygen) => print(cli::keygen(file), cli::code_of_config),
-        Some(Subcommands::Pubkey) => print(cli::pubkey(file), cli::code_of_config),
-        Some(Subcommands::Check) => {
-            print(cli::check(file, arguments.pinning()), CheckError::exit_code)
-        }
+        Some(Subcommands::Keygen) => print(cli::keygen(file)),
+        Some(Subcommands::Pubkey) => print(cli::pubkey(file)),
+        Some(Subcommands::Check) => print(cli::check(file, arguments.pinning())),
         Some(Subcommands::Health) => health(&arguments),
+        Some(Subcommands::Explain { codes, lang }) => say(&codes::explain(codes, *lang)),
     }
     .into()
 }
 
-/// Prints what a command has to say, or what went wrong. A closed stdout is nobody's problem.
-fn print<E: std::fmt::Display>(result: Result<String, E>, code: fn(&E) -> ExitCode) -> ExitCode {
+/// A command line that cannot be followed, or one that asks for help.
+fn misused(e: &clap::Error) -> ExitCode {
+    let _ = e.print();
+    if !e.use_stderr() {
+        return ExitCode::Ok;
+    }
+    let _ = writeln!(io::stderr(), "\n{}", Code::USAGE.pointer(NAME));
+    ExitCode::Usage
+}
+
+/// Prints what a command has to say, or what went wrong.
+fn print<E: std::fmt::Display + Coded>(result: Result<String, E>) -> ExitCode {
     match result {
-        Ok(text) => {
-            let _ = writeln!(io::stdout(), "{text}");
-            ExitCode::Ok
-        }
+        Ok(text) => say(&text),
         Err(e) => {
-            let _ = writeln!(io::stderr(), "{e}");
-            code(&e)
+            let _ = writeln!(io::stderr(), "{e}\n{}", e.code().pointer(NAME));
+            e.exit_code()
         }
     }
+}
+
+/// A closed stdout is nobody's problem.
+fn say(text: &str) -> ExitCode {
+    let _ = writeln!(io::stdout(), "{text}");
+    ExitCode::Ok
 }
 
 fn health(arguments: &Arguments) -> ExitCode {
     let within = arguments.timeout.map(Seconds::duration);
     match config::load(&arguments.config, arguments.pinning()) {
-        Ok(checked) => print(cli::health::health(&checked.config, within), |_| {
-            ExitCode::Failure
-        }),
-        Err(e) => print(Err(e), cli::code_of_config),
+        Ok(checked) => print(cli::health::health(&checked.config, within)),
+        Err(e) => print(Err(e)),
     }
 }
 
@@ -58,8 +75,9 @@ fn run(arguments: &Arguments) -> ExitCode {
     let checked = match loaded.checked {
         Ok(checked) => checked,
         Err(e) => {
-            e.to_string().lines().for_each(|line| log::error!("{line}"));
-            return cli::code_of_config(&e);
+            let lines = codes::log_lines(&e);
+            lines.iter().for_each(|line| log::error!("{line}"));
+            return e.exit_code();
         }
     };
     checked
@@ -71,7 +89,7 @@ fn run(arguments: &Arguments) -> ExitCode {
     let jobs = match jobs::start(&checked.config) {
         Ok(jobs) => jobs,
         Err(e) => {
-            log::error!("{e}");
+            log::error!("{e} code={}", e.code());
             return e.exit_code();
         }
     };
@@ -85,7 +103,7 @@ fn run(arguments: &Arguments) -> ExitCode {
         stopper.stop();
     };
     if let Err(e) = signals::handle(handler) {
-        log::error!("Signals cannot be handled: {e}");
+        log::error!("Signals cannot be handled: {e} code={}", Code::NO_SIGNALS);
         return ExitCode::Resources;
     }
     let end = jobs.wait(arguments.timeout.map(Seconds::duration));

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use minitcptunnel_common::codes::Code;
 use minitcptunnel_common::dial;
 use minitcptunnel_common::id::TunnelId;
 use minitcptunnel_common::metrics::{Refusal, Refusals, TrafficSnapshot};
@@ -25,6 +26,18 @@ pub enum End {
     Refused(String),
     /// Something that should not happen.
     Failed(String),
+}
+
+impl End {
+    /// Under which code to look it up; nothing is wrong with an end that was asked for.
+    #[must_use]
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Asked => None,
+            Self::Refused(_) => Some(Code::REFUSED),
+            Self::Failed(_) => Some(Code::BUG),
+        }
+    }
 }
 
 /// Where the client stands with its server.

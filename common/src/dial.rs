@@ -28,6 +28,9 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
 
+use crate::codes::{Code, Coded};
+use crate::resources;
+
 /// Names being resolved at once, in the whole program. Performance: names are few and answers are quick; more
 /// than this many only wait when the resolver hangs, and then more threads would not help.
 pub const MAX_RESOLVERS: usize = 16;
@@ -93,6 +96,24 @@ impl DialError {
             Self::Connect { attempts, .. } => attempts
                 .last()
                 .map_or(io::ErrorKind::Other, |attempt| attempt.error.kind()),
+        }
+    }
+}
+
+/// For connections to the server; others have a code for their service.
+impl Coded for DialError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Resolve { .. } | Self::ResolveTimedOut { .. } => Code::NAME_UNKNOWN,
+            Self::Connect { attempts, .. } => match attempts.last().map(|last| &last.error) {
+                Some(e) if resources::is_out_of_descriptors(e) => Code::NO_DESCRIPTORS,
+                Some(e) => match e.kind() {
+                    io::ErrorKind::ConnectionRefused => Code::SERVER_ABSENT,
+                    io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Code::SERVER_TIMEOUT,
+                    _ => Code::SERVER_UNREACHABLE,
+                },
+                None => Code::SERVER_UNREACHABLE,
+            },
         }
     }
 }

@@ -17,6 +17,7 @@ use std::{error, fmt};
 
 use rustls::{ClientConfig, ClientConnection, ContentType, RootCertStore};
 
+use crate::codes::{Code, Coded};
 use crate::dial::{self, DialError};
 use crate::pki::{self, ServerName};
 
@@ -62,6 +63,12 @@ impl Findings {
 /// The parts that are not well.
 #[derive(Debug)]
 pub struct Sick(Vec<String>);
+
+impl Coded for Sick {
+    fn code(&self) -> Code {
+        Code::NOT_WELL
+    }
+}
 
 impl fmt::Display for Sick {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

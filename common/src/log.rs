@@ -36,7 +36,7 @@
 //! a line, write values that strangers choose with `{:?}`, which also keeps them from forging a `key=value`.
 //!
 //! With `logging.format: json` a record is one object on one line, with the keys `ts`, `level`, `target` and
-//! `msg`; the same characters are escaped, in JSON's way, so that a parser gets the text as it was.
+//! `msg`, and `code` where the text ends with one (see [`crate::codes`]); the same characters are escaped, in JSON's way, so that a parser gets the text as it was.
 //!
 //! # Log file
 //!
@@ -69,6 +69,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ::log::{Level, LevelFilter, Log, Metadata, Record};
 
+use crate::codes::Code;
 use file::LogFile;
 pub use limit::{More, Quiet, RateLimited, Say};
 use line::Style;
@@ -334,9 +335,10 @@ fn log_panics() {
             .map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
         ::log::error!(
             target: "panic",
-            "thread {:?} panicked at {place}: {}; this is a fault of the program, please report it",
+            "thread {:?} panicked at {place}: {}; this is a fault of the program, please report it code={}",
             thread.name().unwrap_or("without a name"),
             panic_text(info.payload()),
+            Code::BUG,
         );
         if wants_report {
             usual(info);

@@ -12,7 +12,7 @@ use std::{error, fmt};
 
 use crossbeam_channel::Receiver;
 use minitcptunnel_common::budget::Budget;
-use minitcptunnel_common::exit::ExitCode;
+use minitcptunnel_common::codes::{Code, Coded};
 use minitcptunnel_common::metrics::Metrics;
 use minitcptunnel_common::pool::Pool;
 use minitcptunnel_common::resources;
@@ -33,12 +33,11 @@ pub enum StartError {
     Forward(forward::StartError),
 }
 
-impl StartError {
-    /// The exit code that fits.
-    pub fn exit_code(&self) -> ExitCode {
+impl Coded for StartError {
+    fn code(&self) -> Code {
         match self {
-            Self::Reverse(e) => e.exit_code(),
-            Self::Forward(e) => e.exit_code(),
+            Self::Reverse(e) => e.code(),
+            Self::Forward(e) => e.code(),
         }
     }
 }
@@ -168,5 +167,66 @@ impl Handle {
             );
         }
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use minitcptunnel_common::exit::ExitCode;
+    use minitcptunnel_common::identity::{AllowListError, KeyFileError};
+    use minitcptunnel_common::pki::LoadError;
+
+    #[test]
+    fn each_failure_has_its_exit_code() {
+        use StartError::{Forward, Reverse};
+        let address = || SocketAddr::from(([127, 0, 0, 1], 1));
+        let broken = || io::Error::from(io::ErrorKind::AddrInUse);
+        let list = AllowListError::BadLines {
+            path: "a".into(),
+            lines: Vec::new(),
+        };
+        for (e, code, exit) in [
+            (
+                Reverse(reverse::StartError::Key(KeyFileError::NotText("a".into()))),
+                Code::KEY_DAMAGED,
+                ExitCode::Identity,
+            ),
+            (
+                Reverse(reverse::StartError::AllowList(list)),
+                Code::ALLOW_LIST_LINE,
+                ExitCode::Configuration,
+            ),
+            (
+                Reverse(reverse::StartError::Bind(address(), broken())),
+                Code::PORT_IN_USE,
+                ExitCode::Bind,
+            ),
+            (
+                Reverse(reverse::StartError::Resources(broken())),
+                Code::NO_RESOURCES,
+                ExitCode::Resources,
+            ),
+            (
+                Forward(forward::StartError::Tls(
+                    String::new(),
+                    LoadError::AllowedWithoutCa,
+                )),
+                Code::TLS_SETTINGS,
+                ExitCode::Identity,
+            ),
+            (
+                Forward(forward::StartError::Bind(address(), broken())),
+                Code::PORT_IN_USE,
+                ExitCode::Bind,
+            ),
+            (
+                Forward(forward::StartError::Resources(broken())),
+                Code::NO_RESOURCES,
+                ExitCode::Resources,
+            ),
+        ] {
+            assert_eq!((e.code(), e.exit_code()), (code, exit));
+        }
     }
 }

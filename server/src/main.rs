@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
+use minitcptunnel_common::codes::{self, Code, Coded, Lang};
 use minitcptunnel_common::config::{Grace, Seconds};
 use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::log::{self as logging, Format, LogOptions, Logging, Verbosity};
@@ -13,7 +14,6 @@ use minitcptunnel_common::signals;
 use minitcptunnel_server::cli::{self, certs};
 use minitcptunnel_server::config::{self, Checked, Overrides};
 use minitcptunnel_server::jobs;
-use minitcptunnel_server::reverse::StartError;
 
 /// Opens public ports for the local services of MiniTCPTunnel clients, and takes TLS in for target services of its own.
 #[derive(Parser)]
@@ -65,12 +65,32 @@ enum Subcommands {
         #[command(subcommand)]
         command: certs::Command,
     },
+    /// Say what an error code means and what to do about it; without a code, list all
+    Explain {
+        /// As in messages and in the log: E0301
+        #[arg(value_name = "CODE")]
+        codes: Vec<Code>,
+        /// en, ko or fr [default: that of the locale]
+        #[arg(long, value_name = "LANGUAGE")]
+        lang: Option<Lang>,
+    },
 }
 
+/// What this program is called in its own messages.
+const NAME: &str = "minitcptunnel-server";
+
 fn main() -> std::process::ExitCode {
-    let arguments = Arguments::parse();
-    if let Some(Subcommands::Certs { command }) = &arguments.command {
-        return print(certs::run(command), certs::exit_code).into();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(e) => return misused(&e).into(),
+    };
+    // These do without a configuration.
+    match &arguments.command {
+        Some(Subcommands::Certs { command }) => return print(certs::run(command)).into(),
+        Some(Subcommands::Explain { codes, lang }) => {
+            return say(&codes::explain(codes, *lang)).into();
+        }
+        _ => {}
     }
     let overrides = Overrides {
         port: arguments.port,
@@ -89,28 +109,33 @@ fn main() -> std::process::ExitCode {
             match checked {
                 Ok(checked) => run(&arguments, checked),
                 Err(e) => {
-                    e.to_string().lines().for_each(|line| log::error!("{line}"));
-                    ExitCode::Configuration
+                    let lines = codes::log_lines(&e);
+                    lines.iter().for_each(|line| log::error!("{line}"));
+                    e.exit_code()
                 }
             }
         }
-        (Subcommands::Pubkey, Ok(checked)) => {
-            print(cli::pubkey(&checked.config), StartError::exit_code)
-        }
-        (Subcommands::Check, Ok(checked)) => {
-            print(cli::check(&checked), jobs::StartError::exit_code)
-        }
+        (Subcommands::Pubkey, Ok(checked)) => print(cli::pubkey(&checked.config)),
+        (Subcommands::Check, Ok(checked)) => print(cli::check(&checked)),
         (Subcommands::Health, Ok(checked)) => {
             let within = arguments.timeout.map(Seconds::duration);
-            print(cli::health::health(&checked.config, within), |_| {
-                ExitCode::Failure
-            })
+            print(cli::health::health(&checked.config, within))
         }
-        // Done above: certificates are made without a configuration.
-        (Subcommands::Certs { .. }, _) => ExitCode::Ok,
-        (_, Err(e)) => complain(&e, ExitCode::Configuration),
+        // Done above.
+        (Subcommands::Certs { .. } | Subcommands::Explain { .. }, _) => ExitCode::Ok,
+        (_, Err(e)) => complain(&e),
     }
     .into()
+}
+
+/// A command line that cannot be followed, or one that asks for help.
+fn misused(e: &clap::Error) -> ExitCode {
+    let _ = e.print();
+    if !e.use_stderr() {
+        return ExitCode::Ok;
+    }
+    let _ = writeln!(io::stderr(), "\n{}", Code::USAGE.pointer(NAME));
+    ExitCode::Usage
 }
 
 fn log_options(arguments: &Arguments, configured: Logging) -> LogOptions {
@@ -128,20 +153,23 @@ fn log_options(arguments: &Arguments, configured: Logging) -> LogOptions {
     }
 }
 
-/// Prints what a command has to say, or what went wrong. A closed stdout is nobody's problem.
-fn print<E: std::error::Error>(result: Result<String, E>, code: fn(&E) -> ExitCode) -> ExitCode {
+/// Prints what a command has to say, or what went wrong.
+fn print<E: std::fmt::Display + Coded>(result: Result<String, E>) -> ExitCode {
     match result {
-        Ok(text) => {
-            let _ = writeln!(io::stdout(), "{text}");
-            ExitCode::Ok
-        }
-        Err(e) => complain(&e, code(&e)),
+        Ok(text) => say(&text),
+        Err(e) => complain(&e),
     }
 }
 
-fn complain(e: &dyn std::error::Error, code: ExitCode) -> ExitCode {
-    let _ = writeln!(io::stderr(), "{e}");
-    code
+/// A closed stdout is nobody's problem.
+fn say(text: &str) -> ExitCode {
+    let _ = writeln!(io::stdout(), "{text}");
+    ExitCode::Ok
+}
+
+fn complain(e: &(impl std::fmt::Display + Coded)) -> ExitCode {
+    let _ = writeln!(io::stderr(), "{e}\n{}", e.code().pointer(NAME));
+    e.exit_code()
 }
 
 fn run(arguments: &Arguments, checked: Checked) -> ExitCode {
@@ -161,13 +189,13 @@ fn run(arguments: &Arguments, checked: Checked) -> ExitCode {
         let _ = stop.try_send(());
     };
     if let Err(e) = signals::handle(handler) {
-        log::error!("signals cannot be handled: {e}");
+        log::error!("signals cannot be handled: {e} code={}", Code::NO_SIGNALS);
         return ExitCode::Resources;
     }
     let handle = match jobs::start(checked.config) {
         Ok(handle) => handle,
         Err(e) => {
-            log::error!("{e}");
+            log::error!("{e} code={}", e.code());
             return e.exit_code();
         }
     };
@@ -184,7 +212,8 @@ fn run(arguments: &Arguments, checked: Checked) -> ExitCode {
         Ok(()) => ExitCode::Ok,
         Err(e) => {
             log::error!(
-                "the server's loop failed: {e}. This is a bug or a broken system; please report it"
+                "the server's loop failed: {e}. This is a bug or a broken system; please report it code={}",
+                Code::BUG
             );
             ExitCode::Failure
         }

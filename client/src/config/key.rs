@@ -1,6 +1,7 @@
 //! The client's key inside its configuration file: read it, make it, never replace it.
 
 use super::Raw;
+use minitcptunnel_common::codes::{Code, Coded};
 use minitcptunnel_common::config::edit::{self, EditError};
 use minitcptunnel_common::config::{self, ConfigError, Format};
 use minitcptunnel_common::files::{self, Access, ReadError, WriteError};
@@ -88,11 +89,23 @@ pub enum KeyError {
     Write(WriteError),
 }
 
-impl KeyError {
-    /// Whether the trouble is with the configuration rather than with the key: the two have
-    /// different exit codes.
-    pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::Config(_) | Self::NoFile { .. })
+impl Coded for KeyError {
+    fn code(&self) -> Code {
+        match self {
+            // Nothing is wrong but the pin.
+            Self::Config(ConfigError::Invalid { problems, .. })
+                if problems.iter().all(|it| it.key == "server_pub_key") =>
+            {
+                Code::PIN_MISSING
+            }
+            Self::Config(e) => e.code(),
+            Self::NoFile { .. } => Code::CONFIG_UNREADABLE,
+            Self::Malformed { .. } => Code::KEY_DAMAGED,
+            Self::Missing(_) => Code::KEY_MISSING,
+            Self::Present(_) => Code::KEY_PRESENT,
+            Self::Randomness(_) => Code::NO_RANDOMNESS,
+            Self::Edit { .. } | Self::Changed(_) | Self::Write(_) => Code::KEY_NOT_SAVED,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::scratch::Scratch;
+use minitcptunnel_common::codes::{Code, Coded};
 use minitcptunnel_common::identity::KeyOrigin;
 use std::fs;
 
@@ -80,7 +81,7 @@ fn every_example_loads_and_both_formats_say_the_same() {
 #[test]
 fn the_guides_file_loads_and_asks_for_the_pin() {
     let error = check_text(JSON, GUIDE, Pinning::Required).unwrap_err();
-    assert!(error.is_configuration());
+    assert_eq!(error.code(), Code::PIN_MISSING);
     assert_eq!(
         error.to_string(),
         "client_config.json:4:3: server_pub_key: this is not a public key (character 1 is not a hex digit; a key is \
@@ -176,10 +177,7 @@ fn nothing_secret_is_printed() {
     );
     for broken in [&SEED[..62], &format!("{SEED}00"), &SEED.replace('9', "x")] {
         let error = check_text(YAML, &text.replace(SEED, broken), Pinning::Required).unwrap_err();
-        assert!(
-            !error.is_configuration(),
-            "a broken key has an exit code of its own"
-        );
+        assert_eq!(error.code(), Code::KEY_DAMAGED);
         let message = error.to_string();
         assert!(
             message
@@ -324,7 +322,7 @@ fn a_missing_file_comes_with_an_example_that_loads() {
             load(&path, Pinning::Required).map(|_| ()).unwrap_err(),
             ensure_identity_key(&path).map(|_| ()).unwrap_err(),
         ] {
-            assert!(error.is_configuration());
+            assert_eq!(error.code(), Code::CONFIG_UNREADABLE);
             let text = error.to_string();
             let (message, example) = text.split_once('\n').unwrap();
             assert_eq!(
@@ -515,7 +513,7 @@ fn a_broken_key_is_never_replaced() {
         );
     }
     assert_eq!(fs::read_to_string(&path).unwrap(), text);
-    assert!(!identity_key(&path).unwrap_err().is_configuration());
+    assert_eq!(identity_key(&path).unwrap_err().code(), Code::KEY_DAMAGED);
     fs::write(&path, GUIDE).unwrap();
     assert_eq!(
         identity_key(&path).unwrap_err().to_string(),

@@ -9,6 +9,7 @@ use minitcptunnel_common::addresses::Dialled;
 use minitcptunnel_common::channel::ledger::Ledger;
 use minitcptunnel_common::channel::tls;
 use minitcptunnel_common::channel::tls::{Established, Handshake, HandshakeError};
+use minitcptunnel_common::codes::{Code, Coded};
 use minitcptunnel_common::config::Endpoint;
 use minitcptunnel_common::dial::{self, set_keepalive};
 use minitcptunnel_common::duplex::{self, Duplex, Socket, Wait};
@@ -87,6 +88,10 @@ impl Server {
             Problem {
                 text: texts.join("; "),
                 lasts: tried.iter().all(|(_, problem)| problem.lasts),
+                // Many may have failed in as many ways; what was tried last is what the text ends with.
+                code: tried
+                    .last()
+                    .map_or(Code::SERVER_UNREACHABLE, |(_, it)| it.code),
             }
         })
     }
@@ -102,6 +107,7 @@ impl Server {
             let problem = Problem {
                 text: e.to_string(),
                 lasts: false,
+                code: e.code(),
             };
             (problem, Duration::ZERO)
         })?;
@@ -151,6 +157,7 @@ pub(super) fn in_words_of(e: &HandshakeError) -> Problem {
     e.explain(Side::Client).unwrap_or_else(|| Problem {
         text: passing(e),
         lasts: false,
+        code: Code::TLS_CUT,
     })
 }
 
@@ -201,6 +208,7 @@ impl Drop for Dial {
             Err(Problem {
                 text: "there was no thread to dial with".into(),
                 lasts: false,
+                code: Code::NO_RESOURCES,
             })
         });
         // If the loop is gone nobody waits any more.

@@ -17,6 +17,7 @@ use crossbeam_channel::Receiver;
 use minitcptunnel_common::backoff::random;
 use minitcptunnel_common::channel::ledger::Ledger;
 use minitcptunnel_common::channel::tls::{self, Established};
+use minitcptunnel_common::codes::Code;
 use minitcptunnel_common::duplex;
 use minitcptunnel_common::evloop::{Deadlines, Inbox, Slots};
 use minitcptunnel_common::metrics::Refusal;
@@ -111,7 +112,8 @@ impl EventLoop {
                     .add(this.now + idle_look(idle), Timer::Idle(token));
             }
             for end in one.certificates.ends(UnixTime::now()) {
-                log::warn!("forward {}: {end}", one.server.name);
+                let (name, code) = (&one.server.name, Code::CERT_ENDS);
+                log::warn!("forward {name}: {end} code={code}");
             }
             this.deadlines.add(this.now + LOOK, Timer::Files(token));
             this.slots.insert(Entry::Listening(Box::new(one)));
@@ -207,12 +209,13 @@ impl EventLoop {
                     // Without descriptors or memory accepting goes on failing: the listener rests for a moment.
                     listening.cooling = true;
                     if resources::is_out_of_descriptors(&e) {
-                        listening.say(Kind::Accept, now, format_args!(
+                        listening.say(Kind::Accept, Code::NO_DESCRIPTORS, now, format_args!(
                             "out of file descriptors; new connections wait. Raise the limit (ulimit -n, LimitNOFILE)"
                         ));
                     } else {
                         listening.say(
                             Kind::Accept,
+                            Code::CANNOT_ACCEPT,
                             now,
                             format_args!("cannot accept a connection: {e}"),
                         );
@@ -238,6 +241,7 @@ impl EventLoop {
             let limit = listening.places.limit();
             return listening.say(
                 Kind::Room,
+                Code::FORWARD_FULL,
                 now,
                 format_args!(
                     "refused the connection from {address}: {limit} are carried or wait already (limits.connections)"
@@ -250,6 +254,7 @@ impl EventLoop {
                 listening.server.metrics.refusals.add(e.refusal());
                 return listening.say(
                     Kind::Room,
+                    Code::FORWARD_FULL,
                     now,
                     format_args!("refused the connection from {address}: {e}"),
                 );
@@ -305,6 +310,7 @@ impl EventLoop {
             Err(e) => {
                 return listening.say(
                     Kind::Accept,
+                    Code::CANNOT_ACCEPT,
                     now,
                     format_args!("the connection from {address} is of no use: {e}"),
                 );
@@ -338,6 +344,7 @@ impl EventLoop {
             server.metrics.refusals.add(Refusal::Resources);
             listening.say(
                 Kind::Room,
+                Code::FORWARD_FULL,
                 now,
                 format_args!("refused the connection from {address}: {e}"),
             );
@@ -355,6 +362,7 @@ impl EventLoop {
             let seconds = listening.server.timeouts.retry_within.as_secs_f64();
             listening.say(
                 Kind::Waited,
+                Code::WAITED_IN_VAIN,
                 now,
                 format_args!(
                     "the connection from {} waited {seconds} s for the server in vain (timeouts.retry_within); closed",
@@ -408,8 +416,8 @@ impl EventLoop {
                         outlook +=
                             &format!("; next try in {pause:.1} s, connections that wait={waiting}");
                     }
-                    let what = problem.text;
-                    listening.say(Kind::Server, now, format_args!("{what}{outlook}"));
+                    let (what, code) = (problem.text, problem.code);
+                    listening.say(Kind::Server, code, now, format_args!("{what}{outlook}"));
                 }
             }
             Ok(established) => {
@@ -425,7 +433,8 @@ impl EventLoop {
                     }
                     Err(e) => {
                         listening.plan.failed(now, random());
-                        listening.say(Kind::Server, now, format_args!("{e}"));
+                        let code = Code::CANNOT_ACCEPT;
+                        listening.say(Kind::Server, code, now, format_args!("{e}"));
                     }
                 }
             }
@@ -437,7 +446,8 @@ impl EventLoop {
         let now = self.now;
         if let Some(listening) = self.listening(token) {
             let outlook = "this does not pass by itself, connections closed=1";
-            listening.say(Kind::Server, now, format_args!("{what}; {outlook}"));
+            let code = Code::TLS_REFUSED;
+            listening.say(Kind::Server, code, now, format_args!("{what}; {outlook}"));
         }
     }
 
@@ -479,8 +489,8 @@ impl EventLoop {
             if problem.lasts {
                 let now = self.now;
                 if let Some(listening) = self.listening(listener) {
-                    let what = problem.text;
-                    listening.say(Kind::Server, now, format_args!("{peer}: {what}"));
+                    let (what, code) = (problem.text, problem.code);
+                    listening.say(Kind::Server, code, now, format_args!("{peer}: {what}"));
                 }
             }
             self.lose(listener, number);

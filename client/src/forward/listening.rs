@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use minitcptunnel_common::channel::tls::Established;
+use minitcptunnel_common::codes::Code;
 use minitcptunnel_common::evloop::DeadlineKey;
 use minitcptunnel_common::log::Quiet;
 use minitcptunnel_common::log_limited;
@@ -104,9 +105,16 @@ impl Listening {
     }
 
     /// Says something unless it was said a moment ago.
-    pub(super) fn say(&mut self, kind: Kind, now: Instant, what: std::fmt::Arguments<'_>) {
+    pub(super) fn say(
+        &mut self,
+        kind: Kind,
+        code: Code,
+        now: Instant,
+        what: std::fmt::Arguments<'_>,
+    ) {
         let say = self.quiet.event(kind, now);
-        log_limited!(kind.level(), say, "forward {}: {what}", self.server.name);
+        let name = &self.server.name;
+        log_limited!(kind.level(), say, "forward {name}: {what} code={code}");
     }
 
     /// Says how many lines were kept back.

@@ -23,9 +23,9 @@ use std::thread::JoinHandle;
 use std::{error, fmt};
 
 use crossbeam_channel::Receiver;
+use minitcptunnel_common::codes::{Code, Coded};
 use minitcptunnel_common::config::Endpoint;
 use minitcptunnel_common::evloop::Inbox;
-use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::metrics::Metrics;
 use minitcptunnel_common::pki::{
     ClientSettings, ClientTls, LoadError, ServerNameError, UnixTime, Watched,
@@ -53,14 +53,13 @@ pub enum StartError {
     Resources(io::Error),
 }
 
-impl StartError {
-    /// The exit code that fits.
-    pub fn exit_code(&self) -> ExitCode {
+impl Coded for StartError {
+    fn code(&self) -> Code {
         match self {
-            Self::Tls(..) => ExitCode::Identity,
-            Self::Name(..) => ExitCode::Configuration,
-            Self::Bind(..) => ExitCode::Bind,
-            Self::Resources(_) => ExitCode::Resources,
+            Self::Tls(_, e) => e.code(),
+            Self::Name(..) => Code::SERVER_HOSTNAME,
+            Self::Bind(_, e) => Code::of_bind(e),
+            Self::Resources(_) => Code::NO_RESOURCES,
         }
     }
 }

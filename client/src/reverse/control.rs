@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use minitcptunnel_common::backoff::{Backoff, Jitter, random};
+use minitcptunnel_common::codes::{Code, Coded};
 use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::log::RateLimited;
 use minitcptunnel_common::metrics::TrafficSnapshot;
@@ -137,7 +138,8 @@ impl ControlClient {
         let end = match self.turn_until_end() {
             Ok(end) => end,
             Err(e) => {
-                log::error!("The event loop failed: {e}; the client cannot go on");
+                let code = Code::BUG;
+                log::error!("The event loop failed: {e}; the client cannot go on code={code}");
                 End::Failed(e.to_string())
             }
         };
@@ -349,7 +351,7 @@ impl ControlClient {
                     }
                     _ => (log::Level::Warn, Next::Backoff),
                 };
-                return self.failed(level, &e.to_string(), next, now);
+                return self.failed(level, &e.to_string(), e.code(), next, now);
             }
         };
         let (server, number) = (self.server.clone(), self.attempt);

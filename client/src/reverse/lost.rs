@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use minitcptunnel_common::codes::{Code, Coded};
 use minitcptunnel_common::wire::message::Reason;
 
 /// Why a session is over.
@@ -32,6 +33,25 @@ pub(super) enum Lost {
         /// Its own words.
         text: String,
     },
+}
+
+impl Coded for Lost {
+    fn code(&self) -> Code {
+        match self {
+            Self::Closed { .. } => Code::SESSION_CLOSED,
+            Self::Io(_) => Code::CONNECTION_BROKE,
+            Self::Silent(_) | Self::NotAccepted(_) | Self::Outbox => Code::SERVER_SILENT,
+            Self::Protocol(_) => Code::PROTOCOL,
+            Self::Refused { reason, .. } => match reason {
+                Reason::SlotTaken => Code::SLOT_TAKEN,
+                Reason::NotAdmitted => Code::REFUSED,
+                Reason::Replaced => Code::REPLACED,
+                Reason::Shutdown | Reason::Other(_) => Code::SESSION_CLOSED,
+                Reason::Limit | Reason::Silent => Code::SERVER_LIMIT,
+                Reason::Protocol => Code::PROTOCOL,
+            },
+        }
+    }
 }
 
 impl fmt::Display for Lost {

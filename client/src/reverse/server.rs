@@ -13,6 +13,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use minitcptunnel_common::codes::{Code, Coded};
 use minitcptunnel_common::dial::{self, DialError};
 use minitcptunnel_common::identity::{IdentityKey, PublicKey};
 use minitcptunnel_common::wire::frame::{Opener, Sealer};
@@ -77,6 +78,21 @@ pub(crate) enum ServerError {
     Hello(HelloError),
     /// The system gave no random bytes or no thread.
     System(io::Error),
+}
+
+impl Coded for ServerError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Dial(e) => e.code(),
+            Self::Io(_) => Code::CONNECTION_BROKE,
+            Self::Silent { .. } => Code::TURNED_AWAY,
+            Self::TimedOut { .. } => Code::HELLO_TIMEOUT,
+            Self::Pin { .. } => Code::PIN_MISMATCH,
+            Self::Hello(HelloError::Signature) => Code::BAD_SIGNATURE,
+            Self::Hello(_) => Code::NOT_A_SERVER,
+            Self::System(_) => Code::NO_RESOURCES,
+        }
+    }
 }
 
 impl fmt::Display for ServerError {

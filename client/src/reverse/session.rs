@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use minitcptunnel_common::codes::Code;
 use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::id::{ConnId, TunnelId};
 use minitcptunnel_common::wire::CONTROL_FRAME_MAX;
@@ -394,7 +395,8 @@ impl Session {
     fn pass_over(&mut self, what: &dyn Display) {
         if !std::mem::replace(&mut self.unknown_told, true) {
             log::warn!(
-                "The server sent a {what}; it and others like it are ignored (is the server newer than this client?)"
+                "The server sent a {what}; it and others like it are ignored (is the server newer than this client?) code={}",
+                Code::PROTOCOL
             );
         }
     }

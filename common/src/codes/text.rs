@@ -14,6 +14,9 @@ use std::str::FromStr;
 
 use super::Code;
 
+/// Columns of an explanation. Most terminals have 80 at least, and commands should stay on one line.
+const WIDTH: usize = 96;
+
 /// A language of the explanations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Lang {
@@ -37,8 +40,12 @@ impl Lang {
         ["LC_ALL", "LC_MESSAGES", "LANG"]
             .into_iter()
             .find_map(set)
-            .and_then(|locale| locale.get(..2)?.parse().ok())
-            .unwrap_or_default()
+            .map_or_else(Self::default, |locale| Self::named_by(&locale))
+    }
+
+    fn named_by(locale: &str) -> Self {
+        let language = locale.split(['_', '.', '@']).next().unwrap_or_default();
+        language.parse().unwrap_or_default()
     }
 
     fn catalogue(self) -> &'static str {
@@ -84,18 +91,94 @@ impl fmt::Display for Explanation {
         let (cause, cure) = match self.lang {
             Lang::En => ("Cause", "Cure"),
             Lang::Ko => ("원인", "해결"),
-            Lang::Fr => ("Cause", "Remède"),
+            Lang::Fr => ("Cause ", "Remède "),
         };
-        write!(
-            f,
-            "{}: {}\n\n{cause}: {}\n{cure}: {}",
-            self.code, self.title, self.cause, self.cure
-        )?;
+        let mut text = format!("{}: {}\n\n", self.code, self.title);
+        wrap(&mut text, &format!("{cause}: {}", self.cause));
+        wrap(&mut text, &format!("{cure}: {}", self.cure));
         if !self.more.is_empty() {
-            write!(f, "\n\n{}", self.more)?;
+            text.push('\n');
+            self.more.lines().for_each(|line| wrap(&mut text, line));
         }
-        Ok(())
+        f.write_str(text.trim_end())
     }
+}
+
+/// What `explain` prints: these codes, or a table of all. The language is that of the locale unless one is asked for.
+#[must_use]
+pub fn explain(codes: &[Code], lang: Option<Lang>) -> String {
+    let lang = lang.unwrap_or_else(Lang::of_locale);
+    let lines: Vec<String> = if codes.is_empty() {
+        Code::ALL.iter().map(|code| row(*code, lang)).collect()
+    } else {
+        codes
+            .iter()
+            .map(|it| it.explain(lang).to_string())
+            .collect()
+    };
+    if codes.is_empty() {
+        let head = match lang {
+            Lang::En => "Code   Exit  What happened; `explain CODE` says more",
+            Lang::Ko => "코드   종료  무슨 일인지; 자세히는 `explain CODE`",
+            Lang::Fr => "Code   Fin   Ce qui s'est passé ; `explain CODE` en dit plus",
+        };
+        format!("{head}\n{}", lines.join("\n"))
+    } else {
+        lines.join("\n\n")
+    }
+}
+
+/// A line of the table: the exit code is blank where the program goes on.
+fn row(code: Code, lang: Lang) -> String {
+    let exit = code.exit_code().map(|exit| exit.number().to_string());
+    let title = code.explain(lang).title;
+    format!("{code}  {:<4}  {title}", exit.unwrap_or_default())
+}
+
+/// Breaks a line of text where it is wider than a terminal; what follows stands under its beginning.
+fn wrap(text: &mut String, line: &str) {
+    let numbered = line
+        .split_once(". ")
+        .is_some_and(|(number, _)| number.parse::<u8>().is_ok());
+    let indent = if numbered { 3 } else { 0 };
+    let mut column = 0;
+    let mut words = line.split(' ').peekable();
+    while let Some(first) = words.next() {
+        // In French a mark of two parts stands alone, but belongs to the word before it.
+        let mut word = first.to_owned();
+        while let Some(next) = words.next_if(|next| {
+            matches!(*next, ":" | ";" | "?" | "!" | "»")
+                || matches!(word.as_str(), "«")
+                || word.ends_with(" «")
+        }) {
+            word.push(' ');
+            word.push_str(next);
+        }
+        let wide = width(&word);
+        if column > indent && column + 1 + wide > WIDTH {
+            text.push('\n');
+            text.push_str(&" ".repeat(indent));
+            column = indent;
+        } else if column > 0 {
+            text.push(' ');
+            column += 1;
+        }
+        text.push_str(&word);
+        column += wide;
+    }
+    text.push('\n');
+}
+
+/// How many columns a text takes in a terminal: letters of Korean take two.
+fn width(text: &str) -> usize {
+    let one = |c: char| {
+        if matches!(c, '\u{1100}'..='\u{11ff}' | '\u{3000}'..='\u{d7ff}') {
+            2
+        } else {
+            1
+        }
+    };
+    text.chars().map(one).sum()
 }
 
 /// The entry of this code. The tests know that each is there in every language.
@@ -147,6 +230,92 @@ mod tests {
                 heads, codes,
                 "{lang:?}: the codes, in their order, none twice"
             );
+        }
+    }
+
+    #[test]
+    fn lines_fit_a_terminal_and_lose_nothing() {
+        for lang in Lang::ALL {
+            for code in Code::ALL {
+                let it = code.explain(lang);
+                let shown = it.to_string();
+                for line in shown.lines().chain(explain(&[], Some(lang)).lines()) {
+                    assert!(width(line) <= WIDTH, "{code} {lang:?}: {line}");
+                    assert!(
+                        !line.trim_start().starts_with([';', ':', '?', '!', '»']),
+                        "{line}"
+                    );
+                    assert!(!line.ends_with('«'), "{line}");
+                }
+                let words: Vec<&str> = shown.split_whitespace().collect();
+                let said = words.join(" ");
+                for part in [it.title, it.cause, it.cure]
+                    .into_iter()
+                    .chain(it.more.lines())
+                {
+                    assert!(said.contains(part), "{code} {lang:?}: {part}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_numbers_of_steps_are_in_order() {
+        for lang in Lang::ALL {
+            for code in Code::ALL {
+                let steps = code
+                    .explain(lang)
+                    .more
+                    .lines()
+                    .filter_map(|line| line.split_once(". "));
+                let numbers: Vec<usize> = steps
+                    .filter_map(|(number, _)| number.parse().ok())
+                    .collect();
+                assert!(
+                    numbers.iter().copied().eq(1..=numbers.len()),
+                    "{code} {lang:?}"
+                );
+            }
+        }
+    }
+
+    /// Commands, options and keys are the same in every language; a translation that lacks one is out of date.
+    #[test]
+    fn translations_name_the_same_codes_and_options() {
+        let names = |lang: Lang, code: Code| {
+            let it = code.explain(lang);
+            let all = [it.cause, it.cure, it.more].join(" ");
+            let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+            let mut names: Vec<String> = (all.split(|c| !is_part(c)))
+                .map(|word| word.trim_end_matches(['.', '-']))
+                .filter(|word| {
+                    word.starts_with("--") || word.contains('_') || word.parse::<Code>().is_ok()
+                })
+                .map(str::to_owned)
+                .collect();
+            names.sort();
+            names.dedup();
+            names
+        };
+        for code in Code::ALL {
+            let english = names(Lang::En, *code);
+            for lang in [Lang::Ko, Lang::Fr] {
+                assert_eq!(names(lang, *code), english, "{code} {lang:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_locale_is_a_language_or_english() {
+        for (locale, lang) in [
+            ("ko_KR.UTF-8", Lang::Ko),
+            ("fr", Lang::Fr),
+            ("fr_CA@euro", Lang::Fr),
+            ("de_DE.UTF-8", Lang::En),
+            ("C", Lang::En),
+            ("한국어", Lang::En),
+        ] {
+            assert_eq!(Lang::named_by(locale), lang, "{locale}");
         }
     }
 

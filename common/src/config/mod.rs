@@ -30,6 +30,7 @@ pub use types::{
     PortRangeError, PortSet, Seconds, SecondsError, Secret, Size, SizeError,
 };
 
+use crate::codes::{Code, Coded};
 use crate::files::{self, ReadError};
 use node::Node;
 use serde::de::DeserializeOwned;
@@ -120,6 +121,17 @@ pub enum ConfigError {
         /// All that were found.
         problems: Vec<Problem>,
     },
+}
+
+impl Coded for ConfigError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Extension(_) => Code::CONFIG_EXTENSION,
+            Self::Read(_) => Code::CONFIG_UNREADABLE,
+            Self::NotText { .. } | Self::Syntax { .. } => Code::CONFIG_SYNTAX,
+            Self::Invalid { .. } => Code::CONFIG_INVALID,
+        }
+    }
 }
 
 impl fmt::Display for ConfigError {

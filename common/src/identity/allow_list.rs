@@ -1,6 +1,7 @@
 //! The allow list: the public keys the server admits, one a line.
 
 use super::{PublicKey, PublicKeyError};
+use crate::codes::{Code, Coded};
 use crate::files::{self, Access, ReadError, WriteError};
 use crate::resources;
 use std::collections::HashMap;
@@ -175,6 +176,15 @@ pub enum AllowListError {
         /// All of them, in order.
         lines: Vec<BadLine>,
     },
+}
+
+impl Coded for AllowListError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Read(_) | Self::Create(_) => Code::ALLOW_LIST_UNUSABLE,
+            Self::BadLines { .. } => Code::ALLOW_LIST_LINE,
+        }
+    }
 }
 
 impl fmt::Display for AllowListError {

@@ -1,6 +1,7 @@
 //! The key file: 64 hex digits, made once, never replaced.
 
 use super::{HexError, IdentityKey, NoRandomness};
+use crate::codes::{Code, Coded};
 use crate::files::{self, Access, ReadError, WriteError};
 use std::path::{Path, PathBuf};
 use std::{error, fmt};
@@ -47,6 +48,18 @@ pub enum KeyFileError {
     Randomness(NoRandomness),
     /// A new key could not be saved.
     Write(WriteError),
+}
+
+impl Coded for KeyFileError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Read(ReadError::NotFound(_)) => Code::KEY_MISSING,
+            Self::Read(_) => Code::KEY_FILE_UNREADABLE,
+            Self::Malformed { .. } | Self::NotText(_) => Code::KEY_DAMAGED,
+            Self::Randomness(_) => Code::NO_RANDOMNESS,
+            Self::Write(_) => Code::KEY_NOT_SAVED,
+        }
+    }
 }
 
 impl fmt::Display for KeyFileError {

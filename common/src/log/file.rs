@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::settings::Rotation;
+use crate::codes::Code;
 
 /// How often it is asked whether the file was moved or cut short by others. Performance: one `stat` a second.
 const LOOK: Duration = Duration::from_secs(1);
@@ -117,9 +118,10 @@ impl LogFile {
                 // From the thread that writes the log, into its own queue: it never waits there.
                 ::log::warn!(
                     target: "log",
-                    "the log file {} could not be rotated: {error}; it goes on growing, next attempt in {} s",
+                    "the log file {} could not be rotated: {error}; it goes on growing, next attempt in {} s code={}",
                     self.path.display(),
-                    ROTATE_AGAIN.as_secs()
+                    ROTATE_AGAIN.as_secs(),
+                    Code::LOG_NOT_ROTATED
                 );
                 Some(now)
             }

@@ -79,7 +79,7 @@ fn render_text(
     line
 }
 
-/// Always the same four keys in the same order. Whoever parses it gets the text as it was; whoever reads it raw
+/// Always the same four keys in the same order, and `code` behind them where the text names one. Whoever parses it gets the text as it was; whoever reads it raw
 /// sees nothing harmful, as in the text format.
 fn render_json(when: SystemTime, level: Level, target: &str, text: fmt::Arguments<'_>) -> String {
     let mut line = String::with_capacity(160);
@@ -92,10 +92,25 @@ fn render_json(when: SystemTime, level: Level, target: &str, text: fmt::Argument
     let mut safe = Escaper::new(line, Escapes::Json);
     let _ = safe.write_str(short_target(target));
     safe.line.push_str("\",\"msg\":\"");
+    let from = safe.line.len();
     let _ = safe.write_fmt(text);
     let mut line = safe.finish();
-    line.push_str("\"}\n");
+    let code = code_in(&line[from..]).map(str::to_owned);
+    line.push('"');
+    if let Some(code) = code {
+        push(&mut line, format_args!(",\"code\":\"{code}\""));
+    }
+    line.push_str("}\n");
     line
+}
+
+/// The code that a text ends with; behind it there may only be how often the same was not said.
+fn code_in(text: &str) -> Option<&str> {
+    let (_, rest) = text.rsplit_once(" code=")?;
+    let (code, behind) = rest.split_at_checked(5)?;
+    let digits = code.strip_prefix('E')?;
+    let ends = behind.is_empty() || (behind.starts_with(" (") && behind.ends_with(')'));
+    (ends && digits.bytes().all(|b| b.is_ascii_digit())).then_some(code)
 }
 
 /// The module path without what all of ours share: `minitcptunnel_` goes, and so does the common crate's name
@@ -358,6 +373,34 @@ mod tests {
     fn line(level: Level, target: &str, text: fmt::Arguments<'_>, colour: bool) -> String {
         let when = UNIX_EPOCH + Duration::from_millis(1_767_614_400_123);
         render(when, level, target, text, Style::Text { colour })
+    }
+
+    #[test]
+    fn a_code_at_the_end_is_a_key_of_its_own() {
+        let code = |text: &str| {
+            let line: serde_json::Value =
+                serde_json::from_str(&json_line(format_args!("{text}"))).unwrap();
+            line.get("code")
+                .and_then(|code| code.as_str())
+                .map(str::to_owned)
+        };
+        assert_eq!(code("no way code=E1004").as_deref(), Some("E1004"));
+        assert_eq!(
+            code("no way code=E1004 (5 more in 10 s)").as_deref(),
+            Some("E1004")
+        );
+        // Not what a stranger put into quotes, nor what is half a code.
+        for none in [
+            "no way",
+            "said \"code=E1004\"",
+            "a code=E1004 b",
+            "code=E1004",
+            "a code=E100",
+            "a code=E100é",
+            "a code=1004",
+        ] {
+            assert_eq!(code(none), None, "{none}");
+        }
     }
 
     fn json_line(text: fmt::Arguments<'_>) -> String {

@@ -20,6 +20,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::file::LogFile;
 use super::line::{self, Style};
+use crate::codes::Code;
 
 /// Between attempts on a stdout that is non-blocking and full (some supervisors set it so). Performance.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -297,8 +298,12 @@ impl Writer {
     fn failed(&mut self, error: io::Error) {
         if !self.failing {
             self.failing = true;
+            let code = match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Code::DISK_FULL,
+                _ => Code::LOG_UNWRITABLE,
+            };
             self.say_elsewhere(format_args!(
-                "the log file {} cannot be written: {error}; until it can be, lines are here alone",
+                "the log file {} cannot be written: {error}; until it can be, lines are here alone code={code}",
                 self.output.to
             ));
         }
@@ -339,21 +344,24 @@ impl Writer {
         let mut say = |text: fmt::Arguments<'_>| report += &self.report(text);
         if self.owed.dropped > 0 {
             say(format_args!(
-                "log lines dropped here: {} ({} was not {} fast enough)",
+                "log lines dropped here: {} ({} was not {} fast enough) code={}",
                 self.owed.dropped,
                 self.output.to,
                 match self.output.to {
                     Destination::Stdout(_) => "read",
                     Destination::File(_) => "written",
-                }
+                },
+                Code::LOG_LINES_LOST
             ));
         }
         if let Some(error) = &self.owed.error
             && self.owed.failed > 0
         {
             say(format_args!(
-                "log lines lost here: {} ({} could not be written: {error})",
-                self.owed.failed, self.output.to
+                "log lines lost here: {} ({} could not be written: {error}) code={}",
+                self.owed.failed,
+                self.output.to,
+                Code::LOG_LINES_LOST
             ));
         }
         match self.put(report.as_bytes()) {
@@ -522,7 +530,7 @@ mod tests {
                 "line 0",
                 "line 1",
                 "line 2",
-                "# log lines dropped here: 7 (stdout was not read fast enough)",
+                "# log lines dropped here: 7 (stdout was not read fast enough) code=E1304",
                 "after the gap"
             ]
         );
@@ -546,7 +554,7 @@ mod tests {
             [
                 "a",
                 "b",
-                "# log lines dropped here: 4 (stdout was not read fast enough)"
+                "# log lines dropped here: 4 (stdout was not read fast enough) code=E1304"
             ]
         );
     }
@@ -561,7 +569,7 @@ mod tests {
         gated.begun.recv_timeout(AMPLE).unwrap();
         assert_eq!(
             gated.finish(),
-            ["# log lines dropped here: 1 (stdout was not read fast enough)"]
+            ["# log lines dropped here: 1 (stdout was not read fast enough) code=E1304"]
         );
     }
 
@@ -582,9 +590,9 @@ mod tests {
             starts,
             [
                 "first",
-                "# log lines dropped here: 1 (stdout was not read fast enough)",
+                "# log lines dropped here: 1 (stdout was not read fast enough) code=E1304",
                 "fits",
-                "# log lines dropped here: 1 (stdout was not read fast enough)",
+                "# log lines dropped here: 1 (stdout was not read fast enough) code=E1304",
             ]
         );
         // Every reservation came back.
@@ -732,7 +740,7 @@ mod tests {
             lines_of(&disk.written),
             [
                 "a",
-                "# log lines lost here: 2 (stdout could not be written: no storage space)",
+                "# log lines lost here: 2 (stdout could not be written: no storage space) code=E1304",
                 "d"
             ]
         );
@@ -755,7 +763,7 @@ mod tests {
         assert_eq!(lines[1].len(), 4, "{lines:?}");
         assert_eq!(
             lines[2],
-            "# log lines lost here: 1 (stdout could not be written: no storage space)"
+            "# log lines lost here: 1 (stdout could not be written: no storage space) code=E1304"
         );
         assert_eq!(lines[3], "after");
     }

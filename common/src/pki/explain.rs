@@ -5,6 +5,7 @@
 
 use super::Refusal;
 use super::expiry::date;
+use crate::codes::{Code, Coded};
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 use std::fmt;
 
@@ -49,6 +50,14 @@ pub struct Problem {
     pub text: String,
     /// Whether it stays until somebody changes a file or a setting: trying again soon is useless.
     pub lasts: bool,
+    /// Where more is to be had.
+    pub code: Code,
+}
+
+impl Coded for Problem {
+    fn code(&self) -> Code {
+        self.code
+    }
 }
 
 impl fmt::Display for Problem {
@@ -60,60 +69,87 @@ impl fmt::Display for Problem {
 /// Says what an error of a TLS connection means for the end that saw it.
 #[must_use]
 pub fn explain(error: &Error, side: Side) -> Problem {
-    let lasting = |text: String| Problem { text, lasts: true };
+    let lasting = |(code, text)| Problem {
+        text,
+        lasts: true,
+        code,
+    };
     let peer = side.peer();
     match error {
         Error::InvalidCertificate(fault) => lasting(certificate(fault, side)),
-        Error::NoCertificatesPresented => lasting(format!(
-            "{peer} shows no certificate, and client_ca_cert wants one; give it client_cert and client_key \
-             (`{}` makes them)",
-            side.command()
+        Error::NoCertificatesPresented => lasting((
+            Code::TLS_NO_CERT,
+            format!(
+                "{peer} shows no certificate, and client_ca_cert wants one; give it client_cert and client_key \
+                 (`{}` makes them)",
+                side.command()
+            ),
         )),
         Error::AlertReceived(alert) => alert_from_peer(*alert, side),
-        Error::PeerIncompatible(why) => lasting(incompatible(why, side)),
-        Error::InvalidMessage(_) => lasting(format!(
-            "{peer} does not speak TLS; {}",
-            match side {
-                Side::Client => "check that remote_server names the port of a tunnel server",
-                Side::Server =>
-                    "something else than a TLS client has connected, by mistake or to see what is here",
-            }
+        Error::PeerIncompatible(why) => lasting((Code::TLS_INCOMPATIBLE, incompatible(why, side))),
+        Error::InvalidMessage(_) => lasting((
+            Code::NOT_TLS,
+            format!(
+                "{peer} does not speak TLS; {}",
+                match side {
+                    Side::Client => "check that remote_server names the port of a tunnel server",
+                    Side::Server =>
+                        "something else than a TLS client has connected, by mistake or to see what is here",
+                }
+            ),
         )),
         other => Problem {
             text: format!("the TLS connection to {peer} failed: {other}"),
             lasts: false,
+            code: Code::TLS_CUT,
         },
     }
 }
 
-fn certificate(fault: &CertificateError, side: Side) -> String {
+fn certificate(fault: &CertificateError, side: Side) -> (Code, String) {
     use CertificateError as C;
     let peer = side.peer();
     let (anchors, command) = (side.anchors(), side.command());
-    match fault {
-        C::ExpiredContext { not_after, .. } => format!(
-            "the certificate of {peer} ended on {}; make a new one (`{command}`), or set the clock of this machine right",
-            date(not_after.as_secs())
-        ),
-        C::Expired => format!("the certificate of {peer} has ended; make a new one (`{command}`)"),
-        C::NotValidYetContext { not_before, .. } => format!(
-            "the certificate of {peer} is not valid before {}; is the clock of this machine right?",
-            date(not_before.as_secs())
-        ),
-        C::UnknownIssuer => format!(
-            "the certificate of {peer} is from none of the CAs in {anchors}: it is self-signed, from another CA, or the \
+    let mut code = Code::TLS_BAD_CERT;
+    let text = match fault {
+        C::ExpiredContext { not_after, .. } => {
+            code = Code::TLS_DATES;
+            format!(
+                "the certificate of {peer} ended on {}; make a new one (`{command}`), or set the clock of this machine right",
+                date(not_after.as_secs())
+            )
+        }
+        C::Expired => {
+            code = Code::TLS_DATES;
+            format!("the certificate of {peer} has ended; make a new one (`{command}`)")
+        }
+        C::NotValidYetContext { not_before, .. } => {
+            code = Code::TLS_DATES;
+            format!(
+                "the certificate of {peer} is not valid before {}; is the clock of this machine right?",
+                date(not_before.as_secs())
+            )
+        }
+        C::UnknownIssuer => {
+            code = Code::TLS_UNKNOWN_CA;
+            format!(
+                "the certificate of {peer} is from none of the CAs in {anchors}: it is self-signed, from another CA, or the \
              CAs between are missing in its file; put the certificate of the CA that signed it into {anchors}, or do not \
              trust this peer"
-        ),
+            )
+        }
         C::NotValidForNameContext {
             expected,
             presented,
-        } => format!(
-            "the certificate of {peer} is not for {}; it is for {}. Set server_hostname to one of these if this is the \
+        } => {
+            code = Code::TLS_WRONG_NAME;
+            format!(
+                "the certificate of {peer} is not for {}; it is for {}. Set server_hostname to one of these if this is the \
              right server, or make a certificate with the name (`{command}`)",
-            expected.to_str(),
-            names(presented)
-        ),
+                expected.to_str(),
+                names(presented)
+            )
+        }
         C::BadSignature => format!(
             "the certificate of {peer} was not signed by the key of the CA it names, or the handshake not by its own key: \
              somebody pretends, or two CAs in use have the same name; put the right one into {anchors}"
@@ -128,24 +164,26 @@ fn certificate(fault: &CertificateError, side: Side) -> String {
              an unusual curve); make a new one (`{command}`)"
         ),
         C::Other(other) => {
-            if let Some(refusal) = other.0.downcast_ref::<Refusal>() {
-                return format!("{peer} is not admitted: {refusal}");
-            }
             let text = other.0.to_string();
-            if text == "CaUsedAsEndEntity" {
-                return format!(
+            if let Some(refusal) = other.0.downcast_ref::<Refusal>() {
+                code = refusal.code();
+                format!("{peer} is not admitted: {refusal}")
+            } else if text == "CaUsedAsEndEntity" {
+                format!(
                     "the certificate of {peer} is one of a CA (CA:TRUE), as `openssl req -x509` makes them; sign a \
                      separate one for it (`{command}`)"
-                );
+                )
+            } else {
+                format!(
+                    "the certificate of {peer} cannot be accepted: {text}; make a new one (`{command}`)"
+                )
             }
-            format!(
-                "the certificate of {peer} cannot be accepted: {text}; make a new one (`{command}`)"
-            )
         }
         other => format!(
             "the certificate of {peer} cannot be accepted: {other}; make a new one (`{command}`)"
         ),
-    }
+    };
+    (code, text)
 }
 
 /// The names as rustls writes them, without its spelling of Rust types.
@@ -201,6 +239,11 @@ fn alert_from_peer(alert: AlertDescription, side: Side) -> Problem {
         Side::Client => "its client_ca_cert",
         Side::Server => "its server_ca_cert",
     };
+    let code = match alert {
+        A::CertificateRequired => Code::TLS_NO_CERT,
+        A::ProtocolVersion | A::HandshakeFailure => Code::TLS_INCOMPATIBLE,
+        _ => Code::TLS_REFUSED,
+    };
     let text = match alert {
         A::CertificateRequired => format!(
             "{peer} wants a certificate and was shown none: configure client_cert and client_key \
@@ -251,6 +294,7 @@ fn alert_from_peer(alert: AlertDescription, side: Side) -> Problem {
             return Problem {
                 text: format!("{peer} left in the middle of the TLS handshake"),
                 lasts: false,
+                code: Code::TLS_CUT,
             };
         }
         other => {
@@ -259,8 +303,13 @@ fn alert_from_peer(alert: AlertDescription, side: Side) -> Problem {
                     "{peer} ended the TLS connection with the alert {other:?}; its log says more"
                 ),
                 lasts: false,
+                code: Code::TLS_CUT,
             };
         }
     };
-    Problem { text, lasts: true }
+    Problem {
+        text,
+        lasts: true,
+        code,
+    }
 }

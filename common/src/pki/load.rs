@@ -5,6 +5,7 @@
 use super::der::{Parts, Version};
 use super::names::{AllowedNames, AllowedNamesError};
 use super::provider;
+use crate::codes::{Code, Coded};
 use crate::files::{self, ReadError};
 use crate::identity::readable_by_others;
 use rustls::RootCertStore;
@@ -189,6 +190,19 @@ impl fmt::Display for Fault {
                 "its key cannot be used; take ECDSA P-256 or P-384, Ed25519, or RSA of 2048 to 8192 bits",
             ),
             Self::NotText => f.write_str("it is not text in UTF-8; write one name a line"),
+        }
+    }
+}
+
+impl Coded for LoadError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Read { .. } => Code::CERT_UNREADABLE,
+            Self::Wrong { .. } => Code::CERT_UNUSABLE,
+            Self::Mismatch { .. } => Code::CERT_MISMATCH,
+            Self::HalfAPair { .. } | Self::Allowed(_) | Self::AllowedWithoutCa | Self::Tls(_) => {
+                Code::TLS_SETTINGS
+            }
         }
     }
 }

@@ -15,6 +15,7 @@ use super::UnixTime;
 use super::der::Parts;
 use super::expiry::date;
 use super::load::{self, Contents, LoadError, Origin};
+use crate::codes::{Code, Coded};
 use crate::files::{self, Access, WriteError};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -69,6 +70,18 @@ pub enum MakeError {
     Write(WriteError),
     /// The certificate could not be made.
     Make(String),
+}
+
+impl Coded for MakeError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Exists(_) | Self::CaExists(_) => Code::CERT_EXISTS,
+            Self::Folder(..) | Self::Write(_) => Code::CERT_NOT_SAVED,
+            Self::Name(..) => Code::CERT_NAME,
+            Self::Ca(_) | Self::NoCa(..) | Self::CaKey(_) => Code::CA_UNUSABLE,
+            Self::Make(_) => Code::BUG,
+        }
+    }
 }
 
 impl fmt::Display for MakeError {

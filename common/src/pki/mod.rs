@@ -47,6 +47,7 @@ pub use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 pub use server::{Peer, ServerSettings, ServerTls};
 pub use watched::{Certified, News, Watched};
 
+use crate::codes::{Code, Coded};
 use rustls::SupportedProtocolVersion;
 use rustls::crypto::CryptoProvider;
 use rustls::server::ProducesTickets;
@@ -156,6 +157,17 @@ pub enum Refusal {
     NoCertificate,
     /// A resumed session whose certificate has ended since.
     Ended,
+}
+
+impl Coded for Refusal {
+    fn code(&self) -> Code {
+        match self {
+            Self::NotAllowed { .. } => Code::TLS_NOT_ADMITTED,
+            Self::VersionOne | Self::IssuerMayNotSign | Self::Constrained => Code::TLS_BAD_CERT,
+            Self::NoCertificate => Code::TLS_NO_CERT,
+            Self::Ended => Code::TLS_DATES,
+        }
+    }
 }
 
 impl fmt::Display for Refusal {

@@ -9,6 +9,7 @@
 use super::expiry::{ExpiryWatch, Validity};
 use super::load::LoadError;
 use super::reload::{Current, Follower, Look, Reloadable};
+use crate::codes::Code;
 use log::Level;
 use rustls::pki_types::UnixTime;
 
@@ -63,7 +64,7 @@ impl<T: Certified> Watched<T> {
         self.current().get().warnings().to_vec()
     }
 
-    /// Which certificates are about to end, or are not good now; each is said once a day.
+    /// Which certificates are about to end, or are not good now ([`Code::CERT_ENDS`]); each is said once a day.
     pub fn ends(&mut self, now: UnixTime) -> Vec<String> {
         let current = self.current().get();
         let ends = self.expiry.due(current.validities(), now);
@@ -83,9 +84,15 @@ impl<T: Certified> Watched<T> {
                 self.expiry.again();
                 lines.extend(self.warnings().into_iter().map(|it| (Level::Warn, it)));
             }
-            Look::Bad(e) => lines.push((Level::Error, format!("{e}. The old files stay in force"))),
+            Look::Bad(e) => {
+                let code = Code::OLD_FILE_STAYS;
+                let line = format!("{e}. The old files stay in force code={code}");
+                lines.push((Level::Error, line));
+            }
         }
-        lines.extend(self.ends(now).into_iter().map(|it| (Level::Warn, it)));
+        let ends = self.ends(now).into_iter();
+        let code = Code::CERT_ENDS;
+        lines.extend(ends.map(|it| (Level::Warn, format!("{it} code={code}"))));
         News { changed, lines }
     }
 }

@@ -23,6 +23,7 @@ use mio::{Events, Poll, Registry, Token, Waker};
 use super::Job;
 use super::watch::Watch;
 use crate::budget;
+use crate::codes::Code;
 use crate::duplex::{Fault, Socket};
 use crate::relay::Nudged;
 
@@ -138,7 +139,10 @@ impl Run {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => {
                     // Without a poller nothing can rest any more; what rests now must not hang.
-                    log::error!("the poller for idle connections failed, which cuts them: {e}");
+                    let code = Code::BUG;
+                    log::error!(
+                        "the poller for idle connections failed, which cuts them: {e} code={code}"
+                    );
                     break;
                 }
             }

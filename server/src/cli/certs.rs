@@ -1,7 +1,6 @@
 //! `certs`: certificates for people who do not want to know OpenSSL, and what to do with them.
 
 use clap::Subcommand;
-use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::pki::UnixTime;
 use minitcptunnel_common::pki::make::{self, Made, MakeError};
 use std::fmt::Write;
@@ -133,16 +132,6 @@ pub fn run(command: &Command) -> Result<String, MakeError> {
     Ok(text)
 }
 
-/// The exit code that fits.
-#[must_use]
-pub fn exit_code(e: &MakeError) -> ExitCode {
-    match e {
-        MakeError::Name(..) => ExitCode::Usage,
-        MakeError::Make(_) => ExitCode::Failure,
-        _ => ExitCode::Identity,
-    }
-}
-
 const CA_KEY: &str =
     "its key: keep it off the servers and clients; whoever has it can let anybody in";
 
@@ -196,6 +185,7 @@ mod tests {
     use super::*;
     use crate::scratch::Scratch;
     use clap::Parser;
+    use minitcptunnel_common::codes::{Code, Coded};
     use minitcptunnel_common::pki::{
         ClientSettings, ClientTls, MinVersion, ServerSettings, ServerTls,
     };
@@ -273,7 +263,7 @@ mod tests {
         ] {
             let e = type_in(words).expect_err("taken");
             assert!(e.to_string().contains("exists already"), "{e}");
-            assert_eq!(exit_code(&e), ExitCode::Identity);
+            assert_eq!(e.code(), Code::CERT_EXISTS);
         }
         // Unless that is what was asked for; a part of them is not enough.
         let before = fs::read(at("server.key")).expect("made");
@@ -288,7 +278,7 @@ mod tests {
         fs::rename(at("elsewhere"), at("ca.key")).expect("moved");
 
         let e = type_in(&["client", "../bob", "--dir", folder]).expect_err("a path");
-        assert_eq!(exit_code(&e), ExitCode::Usage);
+        assert_eq!(e.code(), Code::CERT_NAME);
         // The old certificate out of the way, the CA makes the server a new one.
         for name in ["server.crt", "server.key"] {
             fs::remove_file(at(name)).expect("made");

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use minitcptunnel_common::channel::ledger::Ledger;
 use minitcptunnel_common::channel::tls;
 use minitcptunnel_common::channel::tls::{Established, Handshake, Progress};
+use minitcptunnel_common::codes::{Code, Coded};
 use minitcptunnel_common::duplex::{self, Socket};
 use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::metrics::Refusal;
@@ -28,7 +29,16 @@ use super::service::Service;
 pub(super) struct Failure {
     pub(super) address: SocketAddr,
     pub(super) kind: Kind,
+    pub(super) code: Code,
     pub(super) what: String,
+}
+
+/// The same before it is known whose it is.
+type Why = (Kind, Code, String);
+
+/// For what has no code of its own.
+fn why(kind: Kind, what: impl fmt::Display) -> Why {
+    (kind, kind.code(), what.to_string())
 }
 
 /// What kind of failure, for quiet log lines.
@@ -48,6 +58,17 @@ pub(super) enum Kind {
     Target,
     /// The system gives no connection.
     Accept,
+}
+
+impl Coded for Kind {
+    fn code(&self) -> Code {
+        match self {
+            Self::Left | Self::Late | Self::Handshake => Code::TLS_CUT,
+            Self::Crowd | Self::Room => Code::FORWARD_FULL,
+            Self::Target => Code::TARGET_SERVICE,
+            Self::Accept => Code::CANNOT_ACCEPT,
+        }
+    }
 }
 
 impl Kind {
@@ -111,7 +132,7 @@ pub(super) struct Pending {
 impl Pending {
     /// Waits in the poller until there is something to do. Dropped, which closes it and says so, where that fails.
     pub(super) fn wait(mut self) {
-        self.blame(Kind::Room, "the system gives no room to wait in");
+        self.blame(why(Kind::Room, "the system gives no room to wait in"));
         let (pool, shaker) = (self.service.pool.clone(), self.service.shaker.clone());
         let socket = self.handshake.socket().clone();
         let _ = pool.note_readable(socket, move || shaker.step(self));
@@ -125,33 +146,37 @@ impl Pending {
             Ok(Progress::Done) => {
                 let pool = self.service.pool.clone();
                 // Dropped, which closes it and says so, where there is no thread.
-                self.blame(
+                self.blame(why(
                     Kind::Room,
                     "the system gives no thread to reach the target with",
-                );
+                ));
                 let _ = pool.task(move || self.established());
             }
             // A flight of ours fits into an empty socket: whoever does not take that takes nothing.
-            Ok(Progress::WantWrite) => self.blame(Kind::Late, "it does not read what it asked for"),
+            Ok(Progress::WantWrite) => {
+                self.blame(why(Kind::Late, "it does not read what it asked for"));
+            }
             Err(e) => {
                 let kind = if e.is_departure() {
                     Kind::Left
                 } else {
                     Kind::Handshake
                 };
-                let problem = e.explain(Side::Server);
-                let what = problem.map_or_else(|| e.to_string(), |problem| problem.text);
-                self.blame(kind, what);
+                self.blame(match e.explain(Side::Server) {
+                    Some(problem) => (kind, problem.code, problem.text),
+                    None => why(kind, &e),
+                });
             }
         }
     }
 
     /// What it was, if it goes now.
-    fn blame(&mut self, kind: Kind, what: impl fmt::Display) {
+    fn blame(&mut self, (kind, code, what): Why) {
         self.guest.failure = Some(Failure {
             address: self.address,
             kind,
-            what: what.to_string(),
+            code,
+            what,
         });
     }
 
@@ -166,10 +191,11 @@ impl Pending {
         guest.failure = None;
         let established = handshake.established();
         let result = serve(&service, established, address, &guest);
-        if let Err((kind, what)) = result {
+        if let Err((kind, code, what)) = result {
             guest.failure = Some(Failure {
                 address,
                 kind,
+                code,
                 what,
             });
         }
@@ -182,7 +208,7 @@ fn serve(
     established: Established,
     address: SocketAddr,
     guest: &Guest,
-) -> Result<(), (Kind, String)> {
+) -> Result<(), Why> {
     let tls = service.tls.get();
     let certificates = established.peer_certificates();
     let peer = tls
@@ -190,7 +216,7 @@ fn serve(
             Some(certificates).filter(|all| !all.is_empty()),
             UnixTime::now(),
         )
-        .map_err(|refusal| (Kind::Handshake, refusal.to_string()))?;
+        .map_err(|refusal| (Kind::Handshake, refusal.code(), refusal.to_string()))?;
     let socket = established.socket().clone();
     let result = join(service, established, address, Who(peer), guest);
     if result.is_err() {
@@ -207,29 +233,29 @@ fn join(
     address: SocketAddr,
     who: Who,
     guest: &Guest,
-) -> Result<(), (Kind, String)> {
+) -> Result<(), Why> {
     let place = service.places.take().ok_or_else(|| {
         service.metrics.refusals.add(Refusal::Pairs);
         let limit = service.places.limit();
         let what = format!("refused: {limit} connections are carried already (limits.connections)");
-        (Kind::Room, what)
+        why(Kind::Room, what)
     })?;
     let permit = service.pool.admit().map_err(|e| {
         service.metrics.refusals.add(e.refusal());
-        (Kind::Room, e.to_string())
+        why(Kind::Room, e)
     })?;
     // The handshake is over: what follows has deadlines of its own, and room in the pool.
     guest.inbox.send(Event::Shaken(guest.token));
     let target = service.dial().map_err(|what| {
         service.metrics.refusals.add(Refusal::Unreachable);
-        (Kind::Target, what)
+        why(Kind::Target, what)
     })?;
-    let target = Socket::new(target).map_err(|e| (Kind::Target, e.to_string()))?;
+    let target = Socket::new(target).map_err(|e| why(Kind::Target, e))?;
     let socket = established.socket().clone();
     if let Some(limit) = service.timeouts.write {
         for socket in [&target, &socket] {
             let limited = socket.limit_writes(limit);
-            limited.map_err(|e| (Kind::Accept, e.to_string()))?;
+            limited.map_err(|e| why(Kind::Accept, e))?;
         }
     }
     let ledger = Ledger {
@@ -256,7 +282,7 @@ fn join(
             service.metrics.traffic.clone(),
             on_end,
         )
-        .map_err(|e| (Kind::Room, e.to_string()))
+        .map_err(|e| why(Kind::Room, e))
 }
 
 /// A client as log lines name it.

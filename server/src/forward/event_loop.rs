@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use minitcptunnel_common::channel::tls::Handshake;
+use minitcptunnel_common::codes::Code;
 use minitcptunnel_common::dial::set_keepalive;
 use minitcptunnel_common::duplex::{Abortable, Socket};
 use minitcptunnel_common::evloop::{DeadlineKey, Deadlines, Inbox, Slots};
@@ -169,7 +170,8 @@ impl EventLoop {
                     .add(this.now + idle_look(idle), Timer::Idle(token));
             }
             for end in one.certificates.ends(UnixTime::now()) {
-                log::warn!("forward {}: {end}", one.service.name);
+                let (name, code) = (&one.service.name, Code::CERT_ENDS);
+                log::warn!("forward {name}: {end} code={code}");
             }
             this.deadlines.add(this.now + LOOK, Timer::Files(token));
             this.slots.insert(Entry::Listening(Box::new(one)));
@@ -272,13 +274,15 @@ impl EventLoop {
             log_limited!(
                 log::Level::Error,
                 say,
-                "forward {name}: out of file descriptors: unfinished handshakes are closed, new connections wait. Raise the limit (ulimit -n, LimitNOFILE)"
+                "forward {name}: out of file descriptors: unfinished handshakes are closed, new connections wait. Raise the limit (ulimit -n, LimitNOFILE) code={}",
+                Code::NO_DESCRIPTORS
             );
         } else {
             log_limited!(
                 log::Level::Error,
                 say,
-                "forward {name}: cannot accept a connection: {e}"
+                "forward {name}: cannot accept a connection: {e} code={}",
+                Code::CANNOT_ACCEPT
             );
         }
         let mut due = self.now + COOL_DOWN;
@@ -307,8 +311,9 @@ impl EventLoop {
             log_limited!(
                 log::Level::Warn,
                 say,
-                "forward {}: too many handshakes that are not done; the oldest makes room. Latest from {address}",
-                service.name
+                "forward {}: too many handshakes that are not done; the oldest makes room. Latest from {address} code={}",
+                service.name,
+                Code::FORWARD_FULL
             );
             self.abort(oldest);
         }
@@ -322,7 +327,10 @@ impl EventLoop {
         };
         let handshake = match Handshake::server(tls.config.clone(), socket.clone()) {
             Ok(handshake) => handshake,
-            Err(e) => return log::error!("forward {}: {e}", service.name),
+            Err(e) => {
+                let code = Code::BUG;
+                return log::error!("forward {}: {e} code={code}", service.name);
+            }
         };
         let deadline = now + service.handshake;
         let deadline = self.deadlines.add(deadline, Timer::Handshake(token));
@@ -388,6 +396,7 @@ impl EventLoop {
         if ended == Some(Ended::Late) {
             let seconds = listening.service.handshake.as_secs_f64();
             failure.kind = Kind::Late;
+            failure.code = Code::TLS_CUT;
             failure.what = format!(
                 "no complete TLS handshake within {seconds} s (tls.handshake_timeout); closed"
             );
@@ -396,10 +405,11 @@ impl EventLoop {
         log_limited!(
             failure.kind.level(),
             say,
-            "forward {}: connection from {}: {}",
+            "forward {}: connection from {}: {} code={}",
             listening.service.name,
             failure.address,
-            failure.what
+            failure.what,
+            failure.code
         );
     }
 

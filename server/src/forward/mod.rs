@@ -24,9 +24,9 @@ use std::thread::JoinHandle;
 use std::{error, fmt};
 
 use crossbeam_channel::Receiver;
+use minitcptunnel_common::codes::{Code, Coded};
 use minitcptunnel_common::config::Endpoint;
 use minitcptunnel_common::evloop::Inbox;
-use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::metrics::Metrics;
 use minitcptunnel_common::pki::{LoadError, ServerSettings, ServerTls, UnixTime, Watched};
 use minitcptunnel_common::pool::Pool;
@@ -49,13 +49,12 @@ pub enum StartError {
     Resources(io::Error),
 }
 
-impl StartError {
-    /// The exit code that fits.
-    pub fn exit_code(&self) -> ExitCode {
+impl Coded for StartError {
+    fn code(&self) -> Code {
         match self {
-            Self::Tls(..) => ExitCode::Identity,
-            Self::Bind(..) => ExitCode::Bind,
-            Self::Resources(_) => ExitCode::Resources,
+            Self::Tls(_, e) => e.code(),
+            Self::Bind(_, e) => Code::of_bind(e),
+            Self::Resources(_) => Code::NO_RESOURCES,
         }
     }
 }

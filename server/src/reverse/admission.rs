@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use minitcptunnel_common::codes::Code;
 use minitcptunnel_common::identity::{PublicKey, Reload};
 use minitcptunnel_common::wire::message::Reason;
 
@@ -62,7 +63,8 @@ impl EventLoop {
                 }
             }
             Reload::Bad(e) => log::error!(
-                "the allow list has changed and cannot be used, the old one stays in force: {e}"
+                "the allow list has changed and cannot be used, the old one stays in force: {e} code={}",
+                Code::OLD_FILE_STAYS
             ),
         }
     }

@@ -10,6 +10,7 @@
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
+use minitcptunnel_common::codes::Code;
 use minitcptunnel_common::dial::set_keepalive;
 use minitcptunnel_common::id::{SessionId, TunnelId};
 use minitcptunnel_common::wire::CONTROL_FRAME_MAX;
@@ -55,7 +56,10 @@ impl EventLoop {
         }
         let mut random = [0u8; 32];
         if orion::util::secure_rand_bytes(&mut random).is_err() {
-            log::error!("the system gave no random bytes: nobody can connect until it does");
+            let code = Code::NO_RANDOMNESS;
+            log::error!(
+                "the system gave no random bytes: nobody can connect until it does code={code}"
+            );
             return;
         }
         let key = SessionKey::new(random);
@@ -106,7 +110,8 @@ impl EventLoop {
         let _ = set_keepalive(&stream);
         let both = Interest::READABLE | Interest::WRITABLE;
         if let Err(e) = self.poll.registry().reregister(&mut stream, token, both) {
-            log::error!("cannot watch the control channel of {address}: {e}");
+            let code = Code::CANNOT_ACCEPT;
+            log::error!("cannot watch the control channel of {address}: {e} code={code}");
             return None;
         }
         frames.set_max(CONTROL_FRAME_MAX);
@@ -286,7 +291,10 @@ impl EventLoop {
                 }
                 Ok(None) => {}
                 Err(e) => {
-                    log::warn!("SECURITY: wrong frame on the control channel of session={id}: {e}");
+                    let code = Code::PROTOCOL;
+                    log::warn!(
+                        "SECURITY: wrong frame on the control channel of session={id}: {e} code={code}"
+                    );
                     let goodbye = (Reason::Protocol, "a frame was damaged or out of place");
                     return self.end_session(id, Some(goodbye), &e.to_string());
                 }
@@ -328,7 +336,8 @@ impl EventLoop {
                     .of(id)
                     .is_some_and(|s| s.capabilities().status);
                 log::error!(
-                    "Failed to open tunnel: session={id} sent a request that cannot be read"
+                    "Failed to open tunnel: session={id} sent a request that cannot be read code={}",
+                    Code::PROTOCOL
                 );
                 if answer && let Some(nameless) = TunnelId::new("") {
                     let reason = "the request cannot be read; tunnel ids have at most 255 bytes";

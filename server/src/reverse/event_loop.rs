@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use minitcptunnel_common::capacity::Capacity;
 use minitcptunnel_common::channel::reuse::Recovered;
+use minitcptunnel_common::codes::Coded;
 use minitcptunnel_common::evloop::{DeadlineKey, Deadlines, Inbox, Slots};
 use minitcptunnel_common::id::{ConnId, SessionId};
 use minitcptunnel_common::identity::AllowListFile;
@@ -347,7 +348,7 @@ impl EventLoop {
     /// Counts something that a stranger did and says so, at most once in a while.
     pub(super) fn strange(&mut self, kind: Strange, text: std::fmt::Arguments<'_>) {
         let say = self.quiet.event(kind, self.now);
-        log_limited!(kind.level(), say, "{text}");
+        log_limited!(kind.level(), say, "{text} code={}", kind.code());
     }
 
     /// An accept error: room is made, or the listener rests for a moment. `true`: try again now.

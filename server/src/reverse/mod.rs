@@ -31,8 +31,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use minitcptunnel_common::budget::Budget;
+use minitcptunnel_common::codes::{Code, Coded};
 use minitcptunnel_common::evloop::Inbox;
-use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::identity::{
     AllowListError, AllowListFile, KeyFileError, KeyOrigin, PublicKey, load_or_create,
 };
@@ -63,14 +63,13 @@ pub enum StartError {
     Resources(io::Error),
 }
 
-impl StartError {
-    /// The exit code that fits.
-    pub fn exit_code(&self) -> ExitCode {
+impl Coded for StartError {
+    fn code(&self) -> Code {
         match self {
-            Self::Key(_) => ExitCode::Identity,
-            Self::AllowList(_) => ExitCode::Configuration,
-            Self::Bind(..) => ExitCode::Bind,
-            Self::Resources(_) => ExitCode::Resources,
+            Self::Key(e) => e.code(),
+            Self::AllowList(e) => e.code(),
+            Self::Bind(_, e) => Code::of_bind(e),
+            Self::Resources(_) => Code::NO_RESOURCES,
         }
     }
 }
@@ -115,7 +114,7 @@ pub struct Handle {
 pub fn start(config: Config) -> Result<Handle, StartError> {
     let key = load_or_create(&config.identity_key_file).map_err(StartError::Key)?;
     if let Some(warning) = &key.warning {
-        log::warn!("{warning}");
+        log::warn!("{warning} code={}", Code::KEY_READABLE);
     }
     if matches!(key.origin, KeyOrigin::Created) {
         log::info!(
@@ -195,8 +194,9 @@ fn log_allow_list(allow: &AllowListFile) {
     }
     if allow.list().is_empty() {
         log::warn!(
-            "no client is admitted yet: add the key that `minitcptunnel-client keygen` prints to {}",
-            allow.path().display()
+            "no client is admitted yet: add the key that `minitcptunnel-client keygen` prints to {} code={}",
+            allow.path().display(),
+            Code::NOBODY_ADMITTED
         );
     }
 }

@@ -1,6 +1,7 @@
 //! What strangers do that is worth a line now and then, and how much it matters.
 
 use log::Level;
+use minitcptunnel_common::codes::{Code, Coded};
 
 /// What strangers do, for counting and for quiet log lines.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -21,6 +22,24 @@ pub(super) enum Strange {
     Unclaimed,
     SlotTaken,
     Refused,
+}
+
+impl Coded for Strange {
+    fn code(&self) -> Code {
+        match self {
+            Self::NotOurProtocol | Self::Replay => Code::NOT_A_CLIENT,
+            Self::HelloDeadline | Self::FirstFrameDeadline => Code::NOT_A_CLIENT,
+            Self::UnknownKey => Code::UNKNOWN_CLIENT,
+            Self::BadSignature => Code::BAD_SIGNATURE,
+            Self::FirstFrame | Self::Token => Code::PROTOCOL,
+            Self::Rate | Self::Crowd | Self::Overload => Code::CROWD,
+            Self::NoDescriptors => Code::NO_DESCRIPTORS,
+            Self::AcceptError => Code::CANNOT_ACCEPT,
+            Self::Unclaimed => Code::NOT_SERVED,
+            Self::SlotTaken => Code::SLOT_TAKEN,
+            Self::Refused => Code::NO_ROOM,
+        }
+    }
 }
 
 impl Strange {

@@ -8,6 +8,7 @@
 
 use std::io;
 
+use minitcptunnel_common::codes::Code;
 use minitcptunnel_common::id::{SessionId, TunnelId};
 use minitcptunnel_common::metrics::Refusal;
 use minitcptunnel_common::wire::message::{CompressionWish, Message, Status};
@@ -29,8 +30,8 @@ impl EventLoop {
                 log::info!("Tunnel opened: {tunnel} on port {open}");
                 (Status::Open, String::new(), open)
             }
-            Err(reason) => {
-                log::error!("Failed to open tunnel: {tunnel} on port {port}: {reason}");
+            Err((code, reason)) => {
+                log::error!("Failed to open tunnel: {tunnel} on port {port}: {reason} code={code}");
                 (Status::Error, reason, 0)
             }
         };
@@ -53,30 +54,34 @@ impl EventLoop {
         port: u32,
         tunnel: &TunnelId,
         compression: CompressionWish,
-    ) -> Result<u16, String> {
+    ) -> Result<u16, (Code, String)> {
         // The session may have ended while the messages it sent before are still being handled.
         let metrics = match self.sessions.of(id) {
             Some(session) => session.metrics.part(),
-            None => return Err("the session has ended".to_owned()),
+            None => return Err((Code::SESSION_CLOSED, "the session has ended".to_owned())),
         };
+        let unusable = |reason| (Code::TUNNEL_PORT_UNUSABLE, reason);
+        let forbidden = |reason| (Code::TUNNEL_PORT_FORBIDDEN, reason);
         let asked = u16::try_from(port)
-            .map_err(|_| format!("{port} is not a port; ports go from 1 to 65535"))?;
+            .map_err(|_| unusable(format!("{port} is not a port; ports go from 1 to 65535")))?;
         if asked == self.control_port {
-            return Err(format!("port {asked} is the server's control port"));
+            let reason = format!("port {asked} is the server's control port");
+            return Err(unusable(reason));
         }
         if asked != 0 && !self.config.allowed_ports.contains(asked) {
-            return Err(format!(
+            return Err(forbidden(format!(
                 "the server does not allow port {asked}; ask its administrator for allowed_ports"
-            ));
+            )));
         }
         let found = self.registry.find(id, tunnel);
         // What was inherited counts once it is asked for, so that takeovers do not add up.
         let counted = found.is_some_and(|token| !self.registry.is_inherited(token));
         if !counted && self.registry.count(id) >= self.config.limits.tunnels_per_client {
-            return Err(format!(
+            let reason = format!(
                 "this client has {} tunnels, the most that the server allows",
                 self.config.limits.tunnels_per_client
-            ));
+            );
+            return Err((Code::TUNNEL_LIMIT, reason));
         }
         if let Some(token) = found {
             if let Some(open) = self.reopen(id, token, asked, compression) {
@@ -93,7 +98,8 @@ impl EventLoop {
             crate::listen::listen(address, asked).map_err(|e| explain_bind(asked, &e))?;
         let local = listener.local_addr().map_err(|e| explain_bind(asked, &e))?;
         if asked == 0 && !self.config.allowed_ports.contains(local.port()) {
-            return Err("the server allows certain ports only; ask for one of them".to_owned());
+            let reason = "the server allows certain ports only; ask for one of them";
+            return Err(forbidden(reason.to_owned()));
         }
         let token = self.slots.next_token();
         self.poll
@@ -207,17 +213,23 @@ impl EventLoop {
 }
 
 /// What a bind error means to the client's user.
-fn explain_bind(port: u16, e: &io::Error) -> String {
+fn explain_bind(port: u16, e: &io::Error) -> (Code, String) {
     match e.kind() {
-        io::ErrorKind::AddrInUse => {
-            format!("port {port} is in use on the server; choose another or stop what uses it")
-        }
-        io::ErrorKind::PermissionDenied => {
-            format!("the server may not open port {port} (ports below 1024 need privileges)")
-        }
-        io::ErrorKind::AddrNotAvailable => {
-            "the server's tunnel_bind is not an address of its machine".to_owned()
-        }
-        _ => format!("the server cannot open port {port}: {e}"),
+        io::ErrorKind::AddrInUse => (
+            Code::TUNNEL_PORT_TAKEN,
+            format!("port {port} is in use on the server; choose another or stop what uses it"),
+        ),
+        io::ErrorKind::PermissionDenied => (
+            Code::TUNNEL_PORT_FORBIDDEN,
+            format!("the server may not open port {port} (ports below 1024 need privileges)"),
+        ),
+        io::ErrorKind::AddrNotAvailable => (
+            Code::TUNNEL_PORT_UNUSABLE,
+            "the server's tunnel_bind is not an address of its machine".to_owned(),
+        ),
+        _ => (
+            Code::TUNNEL_PORT_UNUSABLE,
+            format!("the server cannot open port {port}: {e}"),
+        ),
     }
 }

@@ -11,6 +11,7 @@ use std::io;
 use std::sync::Arc;
 
 use crossbeam_channel::{Sender, bounded};
+use minitcptunnel_common::codes::Code;
 use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::identity::IdentityKey;
 use minitcptunnel_common::wire::handshake::v1::{self, Hello, HelloError, Seeds, WireHello};
@@ -79,7 +80,10 @@ fn answer(identity: &IdentityKey, hello: &Hello) -> Result<(WireHello, ChannelKe
     let mut random = [0u8; 44];
     if orion::util::secure_rand_bytes(&mut random).is_err() {
         // A system without random bytes cannot serve anybody; the peer sees a closed connection.
-        log::error!("the system gave no random bytes: nobody can connect until it does");
+        let code = Code::NO_RANDOMNESS;
+        log::error!(
+            "the system gave no random bytes: nobody can connect until it does code={code}"
+        );
         return Err(HelloError::Ephemeral);
     }
     let seeds = Seeds {

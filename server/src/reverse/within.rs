@@ -10,6 +10,7 @@
 
 use minitcptunnel_common::budget::Budget;
 use minitcptunnel_common::capacity::Capacity;
+use minitcptunnel_common::codes::Code;
 
 use crate::config::Config;
 
@@ -62,9 +63,10 @@ impl Within {
     pub(super) fn log(&self, limits: &crate::config::Limits) {
         if self.pairs.falls_short_of(limits.pairs) {
             log::warn!(
-                "Carries up to {}, not limits.pairs = {}",
+                "Carries up to {}, not limits.pairs = {} code={}",
                 self.pairs,
-                limits.pairs
+                limits.pairs,
+                Code::FEWER_CONNECTIONS
             );
         } else {
             log::info!("Carries up to {}", self.pairs);

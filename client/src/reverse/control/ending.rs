@@ -11,6 +11,7 @@
 
 use std::time::{Duration, Instant};
 
+use minitcptunnel_common::codes::{Code, Coded};
 use minitcptunnel_common::log_limited;
 use minitcptunnel_common::metrics::TrafficSnapshot;
 use minitcptunnel_common::wire::message::Reason;
@@ -57,7 +58,7 @@ impl ControlClient {
         };
         let mut reason = lost.to_string();
         let Some(since) = up else {
-            return self.failed(level, &reason, next, now);
+            return self.failed(level, &reason, lost.code(), next, now);
         };
         // A server that accepts only to turn us away for what we do is no success.
         match lost {
@@ -80,9 +81,10 @@ impl ControlClient {
         };
         log::log!(
             level,
-            "Disconnected from {}: {reason}; {outlook} uptime={:.1}s {totals}",
+            "Disconnected from {}: {reason}; {outlook} uptime={:.1}s {totals} code={}",
             self.server.name(),
             now.saturating_duration_since(since).as_secs_f64(),
+            lost.code(),
         );
         self.rest(wait, reason, now)
     }
@@ -92,6 +94,7 @@ impl ControlClient {
         &mut self,
         level: log::Level,
         reason: &str,
+        code: Code,
         next: Next,
         now: Instant,
     ) -> Result<(), End> {
@@ -101,11 +104,11 @@ impl ControlClient {
             Some(wait) => log_limited!(
                 level,
                 say,
-                "No session with {}: {reason}; next try in {:.1} s",
+                "No session with {}: {reason}; next try in {:.1} s code={code}",
                 self.server.name(),
                 wait.as_secs_f64()
             ),
-            None => log::error!("Refused by {}: {reason}", self.server.name()),
+            None => log::error!("Refused by {}: {reason} code={code}", self.server.name()),
         }
         self.rest(wait, reason.to_owned(), now)
     }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use minitcptunnel_common::codes::Code;
 use minitcptunnel_common::id::{ConnId, TunnelId};
 use minitcptunnel_common::log_limited;
 use minitcptunnel_common::metrics::Refusal;
@@ -75,8 +76,9 @@ impl ControlClient {
             log_limited!(
                 log::Level::Warn,
                 self.disabled.event(now),
-                "The server announced a connection for tunnel {:?}, which is not enabled here; it is refused",
-                tunnel.as_str()
+                "The server announced a connection for tunnel {:?}, which is not enabled here; it is refused code={}",
+                tunnel.as_str(),
+                Code::TUNNEL_DISABLED
             );
             self.inbox.send(Input::Refuse {
                 session: session.number,
@@ -123,8 +125,9 @@ impl ControlClient {
                 };
                 log::log!(
                     level,
-                    "Tunnel {tunnel} is not open: {reason:?}; next try in {:.1} s",
-                    retry_in.as_secs_f64()
+                    "Tunnel {tunnel} is not open: {reason:?}; next try in {:.1} s code={}",
+                    retry_in.as_secs_f64(),
+                    Code::TUNNEL_NOT_OPEN
                 );
             }
         }

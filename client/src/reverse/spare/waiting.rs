@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use minitcptunnel_common::channel::reuse::Recovered;
 use minitcptunnel_common::channel::sealed;
+use minitcptunnel_common::codes::Code;
 use minitcptunnel_common::duplex::{self, Socket, Wait};
 use minitcptunnel_common::id::{ConnId, TunnelId};
 use minitcptunnel_common::log_limited;
@@ -60,7 +61,8 @@ impl Spares {
             }
             Found::End => {}
             Found::Damage(what) => {
-                log::warn!("A spare data channel was damaged, which closes it: {what}");
+                let code = Code::PROTOCOL;
+                log::warn!("A spare data channel was damaged, which closes it: {what} code={code}");
                 duplex::reset(spare.socket.stream());
             }
         }
@@ -127,8 +129,9 @@ impl Spares {
             return log_limited!(
                 log::Level::Warn,
                 say,
-                "The server assigned a connection for tunnel {:?}, which is not enabled here; it is refused",
-                tunnel.as_str()
+                "The server assigned a connection for tunnel {:?}, which is not enabled here; it is refused code={}",
+                tunnel.as_str(),
+                Code::TUNNEL_DISABLED
             );
         };
         let Some((permit, service)) = proxy.dial(&target) else {

@@ -449,7 +449,10 @@ mod unix {
             path.display()
         );
         let old = text(numbered(&path, 1));
-        assert_eq!(reports(&old), [format!("log lines lost here: 3 ({said})")]);
+        assert_eq!(
+            reports(&old),
+            [format!("log lines lost here: 3 ({said}) code=E1304")]
+        );
         assert_eq!(text(&path), "d\n");
         let heard = String::from_utf8(heard.lock().unwrap().clone()).unwrap();
         assert_eq!(
@@ -457,7 +460,7 @@ mod unix {
             [
                 format!(
                     "the log file {} cannot be written: No space left on device (os error 28); \
-                     until it can be, lines are here alone",
+                     until it can be, lines are here alone code=E1302",
                     path.display()
                 ),
                 format!(
