@@ -12,6 +12,7 @@ use minitcptunnel_common::identity::KeyOrigin;
 use minitcptunnel_common::log::{Format, LogOptions, Logging, Verbosity};
 
 pub mod health;
+pub mod service;
 
 use crate::StartError;
 use crate::config::{self, Checked, Config, KeyError, Limits, Pinning, Reverse};
@@ -57,7 +58,7 @@ pub struct Arguments {
 }
 
 /// What the program can do.
-#[derive(Subcommand, Clone, Copy, Debug)]
+#[derive(Subcommand, Clone, Debug)]
 pub enum Subcommands {
     /// Connect and serve (what happens without a command)
     Run,
@@ -69,6 +70,12 @@ pub enum Subcommands {
     Check,
     /// Ask whether the client that runs with this configuration listens, and its servers answer; exit code 1 if not
     Health,
+    /// Run as a service that starts with the system; options in front of it are the service's
+    Service {
+        /// What to do
+        #[command(subcommand)]
+        command: minitcptunnel_common::service::Command,
+    },
 }
 
 impl Arguments {

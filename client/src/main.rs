@@ -10,12 +10,13 @@ use minitcptunnel_client::jobs;
 use minitcptunnel_common::config::{Grace, Seconds};
 use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::log as logging;
+use minitcptunnel_common::service::{self, notify};
 use minitcptunnel_common::{resources, signals};
 
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
     let file = &arguments.config;
-    match arguments.command {
+    match &arguments.command {
         None | Some(Subcommands::Run) => run(&arguments),
         Some(Subcommands::Keygen) => print(cli::keygen(file), cli::code_of_config),
         Some(Subcommands::Pubkey) => print(cli::pubkey(file), cli::code_of_config),
@@ -23,6 +24,16 @@ fn main() -> std::process::ExitCode {
             print(cli::check(file, arguments.pinning()), CheckError::exit_code)
         }
         Some(Subcommands::Health) => health(&arguments),
+        Some(Subcommands::Service {
+            command: service::Command::Run { dir },
+        }) => {
+            let dir = dir.clone();
+            let work = move || run(&arguments).number();
+            return service::run(dir.as_deref(), work).into();
+        }
+        Some(Subcommands::Service { command }) => {
+            return cli::service::service(command, &arguments).into();
+        }
     }
     .into()
 }
@@ -88,10 +99,12 @@ fn run(arguments: &Arguments) -> ExitCode {
         log::error!("Signals cannot be handled: {e}");
         return ExitCode::Resources;
     }
+    jobs.tell_manager();
     let end = jobs.wait(arguments.timeout.map(Seconds::duration));
     if end.is_none() {
         log::info!("Stopping: --timeout has passed");
     }
+    notify::stopping();
     jobs.stop(
         arguments
             .grace
