@@ -12,6 +12,7 @@ use minitcptunnel_common::identity::KeyOrigin;
 use minitcptunnel_common::log::{Format, LogOptions, Logging, Verbosity};
 
 pub mod health;
+pub mod service;
 
 use crate::config::{self, Checked, Config, KeyError, Limits, Pinning, Reverse};
 use crate::forward;
@@ -75,6 +76,12 @@ pub enum Subcommands {
         /// en, ko or fr [default: that of the locale]
         #[arg(long, value_name = "LANGUAGE")]
         lang: Option<Lang>,
+    },
+    /// Run as a service that starts with the system; options in front of it are the service's
+    Service {
+        /// What to do
+        #[command(subcommand)]
+        command: minitcptunnel_common::service::Command,
     },
 }
 

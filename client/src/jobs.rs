@@ -14,9 +14,10 @@ use minitcptunnel_common::codes::{Code, Coded};
 use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::metrics::Metrics;
 use minitcptunnel_common::pool::Pool;
+use minitcptunnel_common::service::notify;
 
 use crate::config::Config;
-use crate::state::End;
+use crate::state::{Connection, End};
 use crate::{Client, Stopper, forward};
 
 /// How long pairs that were cut may take to notice.
@@ -129,6 +130,47 @@ impl Jobs {
     pub fn stopper(&self) -> StopJobs {
         let reverse = self.reverse.as_ref().map(crate::Handle::stopper);
         StopJobs(reverse, self.stop.clone())
+    }
+
+    /// Tells the service manager, if there is one that listens, that the work has begun, and keeps telling it how
+    /// things are. Ready does not mean connected: at boot there may be no network yet.
+    pub fn tell_manager(&self) {
+        if !notify::is_heard() {
+            return;
+        }
+        let reverse = self.reverse.as_ref().map(crate::Handle::probe);
+        let forward = self.forward.as_ref().map(|it| it.handle.probe());
+        let probes = reverse.into_iter().chain(forward).collect();
+        let forwards = self.forward.as_ref().map(|it| {
+            let addresses = it.handle.addresses().iter().map(ToString::to_string);
+            format!("forwards from {}", addresses.collect::<Vec<_>>().join(", "))
+        });
+        let Some(reverse) = &self.reverse else {
+            notify::ready(&forwards.unwrap_or_default(), probes);
+            return;
+        };
+        notify::ready("connecting", probes);
+        let followed = reverse.follow(move |snapshot| {
+            let server = &snapshot.server;
+            let mut line = match &snapshot.connection {
+                Connection::Connecting => format!("connecting to {server}"),
+                Connection::Up { .. } => format!("connected to {server}"),
+                Connection::Waiting { reason, .. } => {
+                    format!("not connected to {server}, trying again: {reason}")
+                }
+                Connection::Stopped(_) => format!("{}", snapshot.connection),
+            };
+            if let Some(forwards) = &forwards {
+                line.push_str("; ");
+                line.push_str(forwards);
+            }
+            notify::status(&line);
+        });
+        if let Err(e) = followed {
+            log::warn!(
+                "The service manager will not be told about the connection: no thread for it ({e})"
+            );
+        }
     }
 
     /// Waits until the jobs have been stopped, or have ended by themselves; `None` if neither happens within

@@ -33,6 +33,7 @@ use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::id::TunnelId;
 use minitcptunnel_common::metrics::TrafficSnapshot;
 use minitcptunnel_common::pool::Pool;
+use minitcptunnel_common::service::notify::Probe;
 
 use config::Config;
 use local_proxy::LocalProxy;
@@ -193,6 +194,36 @@ impl Handle {
     /// Where its pairs run.
     pub fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// Asks the loop whether it turns.
+    pub fn probe(&self) -> Probe {
+        let inbox = self.inbox.clone();
+        Box::new(move |answer| inbox.send(Input::Alive(answer)))
+    }
+
+    /// Calls `say` with every new state of the connection, the last one included, on a thread of its own.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn follow(&self, say: impl Fn(&Snapshot) + Send + 'static) -> io::Result<()> {
+        let store = self.store.clone();
+        let follow = move || {
+            let mut last = None;
+            loop {
+                let news = |now: &Snapshot| last.as_ref() != Some(&now.connection);
+                let Some(snapshot) = store.wait_for(None, news) else {
+                    return;
+                };
+                say(&snapshot);
+                if matches!(snapshot.connection, Connection::Stopped(_)) {
+                    return;
+                }
+                last = Some(snapshot.connection);
+            }
+        };
+        let thread = std::thread::Builder::new().name("status".into());
+        thread.stack_size(128 * 1024).spawn(follow).map(drop)
     }
 
     /// Something that can stop this client from elsewhere.

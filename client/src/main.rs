@@ -11,6 +11,7 @@ use minitcptunnel_common::codes::{self, Code, Coded};
 use minitcptunnel_common::config::{Grace, Seconds};
 use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::log as logging;
+use minitcptunnel_common::service::{self, notify};
 use minitcptunnel_common::{resources, signals};
 
 /// What this program is called in its own messages.
@@ -29,6 +30,16 @@ fn main() -> std::process::ExitCode {
         Some(Subcommands::Check) => print(cli::check(file, arguments.pinning())),
         Some(Subcommands::Health) => health(&arguments),
         Some(Subcommands::Explain { codes, lang }) => say(&codes::explain(codes, *lang)),
+        Some(Subcommands::Service {
+            command: service::Command::Run { dir },
+        }) => {
+            let dir = dir.clone();
+            let work = move || run(&arguments).number();
+            return service::run(dir.as_deref(), work).into();
+        }
+        Some(Subcommands::Service { command }) => {
+            return cli::service::service(command, &arguments).into();
+        }
     }
     .into()
 }
@@ -106,10 +117,12 @@ fn run(arguments: &Arguments) -> ExitCode {
         log::error!("Signals cannot be handled: {e} code={}", Code::NO_SIGNALS);
         return ExitCode::Resources;
     }
+    jobs.tell_manager();
     let end = jobs.wait(arguments.timeout.map(Seconds::duration));
     if end.is_none() {
         log::info!("Stopping: --timeout has passed");
     }
+    notify::stopping();
     jobs.stop(
         arguments
             .grace

@@ -234,6 +234,26 @@ codes! {
     CANNOT_ACCEPT = 1452;
     /// The system allows fewer connections than are configured.
     FEWER_CONNECTIONS = 1453;
+    /// Only an administrator may change services.
+    SERVICE_NOT_ROOT = 1501;
+    /// There is no service manager, or not this one.
+    SERVICE_NO_MANAGER = 1502;
+    /// A file that we did not write is in the way.
+    SERVICE_FOREIGN_FILE = 1503;
+    /// A command of the service manager failed.
+    SERVICE_COMMAND_FAILED = 1504;
+    /// A name or path cannot be handed to a service manager.
+    SERVICE_UNUSABLE_TEXT = 1505;
+    /// There is no such service.
+    SERVICE_NOT_INSTALLED = 1506;
+    /// A file of the service could not be written.
+    SERVICE_FILE_NOT_WRITTEN = 1507;
+    /// A relative path in a service.
+    SERVICE_RELATIVE_PATH = 1508;
+    /// The service's user cannot read a file.
+    SERVICE_UNREADABLE = 1509;
+    /// The service would not find the key that is here.
+    SERVICE_OTHER_KEY = 1510;
 }
 
 impl Code {

@@ -21,6 +21,7 @@ pub mod pki;
 pub mod pool;
 pub mod relay;
 pub mod resources;
+pub mod service;
 pub mod signals;
 pub mod wire;
 

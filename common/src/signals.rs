@@ -6,16 +6,42 @@
 //! | SIGHUP, with a log file | go on; the log file is opened anew (logrotate has moved it) |
 //! | SIGHUP, stdout is no terminal | go on: a service, or `nohup`; there is nothing to do |
 //! | SIGHUP otherwise | stop: the terminal we run in was closed |
+//! | [`stop`] | stop: the manager of a native service of Windows has other ways than signals |
 
 use std::io;
+use std::sync::{Mutex, PoisonError};
 
-/// Calls `stop` for every signal that asks for it, on a thread of its own, and deals with the others.
+/// What is called, or that it was asked for before there was anything to call.
+enum Stop {
+    NotAsked,
+    Asked,
+    Handler(Box<dyn FnMut() + Send>),
+}
+
+static STOP: Mutex<Stop> = Mutex::new(Stop::NotAsked);
+
+/// As a signal that asks this program to stop, from a thread of its own. Before [`handle`] it waits for that.
+pub fn stop() {
+    let mut stop = STOP.lock().unwrap_or_else(PoisonError::into_inner);
+    match &mut *stop {
+        Stop::Handler(handler) => handler(),
+        waiting => *waiting = Stop::Asked,
+    }
+}
+
+/// Calls `handler` for every signal that asks for it, on a thread of its own, and deals with the others.
 ///
 /// Signals that came before are lost or have ended the process, as the system does without this.
 ///
 /// # Errors
 /// If the system gives no thread or no pipe for it.
-pub fn handle(stop: impl FnMut() + Send + 'static) -> io::Result<()> {
+pub fn handle(mut handler: impl FnMut() + Send + 'static) -> io::Result<()> {
+    let mut it = STOP.lock().unwrap_or_else(PoisonError::into_inner);
+    if matches!(*it, Stop::Asked) {
+        handler();
+    }
+    *it = Stop::Handler(Box::new(handler));
+    drop(it);
     system::handle(stop)
 }
 

@@ -1,7 +1,8 @@
-//! The subcommands that print and end: `pubkey`, `check`, `health`, `certs`.
+//! The subcommands that print and end: `pubkey`, `check`, `health`, `certs`, `service`.
 
 pub mod certs;
 pub mod health;
+pub mod service;
 
 use std::fmt::Write;
 

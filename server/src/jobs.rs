@@ -16,6 +16,7 @@ use minitcptunnel_common::codes::{Code, Coded};
 use minitcptunnel_common::metrics::Metrics;
 use minitcptunnel_common::pool::Pool;
 use minitcptunnel_common::resources;
+use minitcptunnel_common::service::notify::Probe;
 
 use crate::config::Config;
 use crate::reverse::within::Within;
@@ -124,6 +125,29 @@ impl Handle {
     /// The reverse tunnel, if it runs.
     pub fn reverse(&self) -> Option<&reverse::Handle> {
         self.reverse.as_ref()
+    }
+
+    /// One question for each loop, whether it turns.
+    pub fn probes(&self) -> Vec<Probe> {
+        let reverse = self.reverse.as_ref().map(reverse::Handle::probe);
+        let forward = self.forward.as_ref().map(|it| it.handle.probe());
+        reverse.into_iter().chain(forward).collect()
+    }
+
+    /// What it does, in a line for the service manager.
+    pub fn status(&self) -> String {
+        let mut parts = Vec::new();
+        if let Some(reverse) = &self.reverse {
+            parts.push(format!(
+                "takes clients on port {}",
+                reverse.address().port()
+            ));
+        }
+        if !self.forwards().is_empty() {
+            let addresses: Vec<_> = self.forwards().iter().map(ToString::to_string).collect();
+            parts.push(format!("forwards from {}", addresses.join(", ")));
+        }
+        parts.join("; ")
     }
 
     /// Each becomes ready (with an error) when a loop has ended by itself, which means that it failed.

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 use minitcptunnel_common::codes::{self, Code, Coded, Lang};
-use minitcptunnel_common::config::{Grace, Seconds};
+use minitcptunnel_common::config::{ConfigError, Grace, Seconds};
 use minitcptunnel_common::exit::ExitCode;
 use minitcptunnel_common::log::{self as logging, Format, LogOptions, Logging, Verbosity};
+use minitcptunnel_common::service::{self, notify};
 use minitcptunnel_common::signals;
 use minitcptunnel_server::cli::{self, certs};
 use minitcptunnel_server::config::{self, Checked, Overrides};
@@ -60,6 +61,11 @@ enum Subcommands {
     Check,
     /// Ask the server that runs with this configuration whether it answers; exit code 1 if not
     Health,
+    /// Run as a service that starts with the system; options in front of it are the service's
+    Service {
+        #[command(subcommand)]
+        command: service::Command,
+    },
     /// Make certificates for TLS: a CA, and what it signs
     Certs {
         #[command(subcommand)]
@@ -92,37 +98,34 @@ fn main() -> std::process::ExitCode {
         }
         _ => {}
     }
-    let overrides = Overrides {
-        port: arguments.port,
-        bind: arguments.bind,
-        grace: arguments.grace.map(Grace::duration),
-    };
-    let checked = config::load(arguments.config.as_deref(), &overrides);
+    match &arguments.command {
+        Some(Subcommands::Service {
+            command: service::Command::Run { dir },
+        }) => {
+            let dir = dir.clone();
+            let work = move || serve(&arguments, load(&arguments)).number();
+            return service::run(dir.as_deref(), work).into();
+        }
+        Some(Subcommands::Service { command }) => {
+            return cli::service::service(command, &typed(&arguments)).into();
+        }
+        _ => {}
+    }
+    let checked = load(&arguments);
     let command = arguments.command.as_ref().unwrap_or(&Subcommands::Run);
     match (command, checked) {
-        (Subcommands::Run, checked) => {
-            // Where the configuration is broken, nobody knows what it says about the log.
-            let configured = checked
-                .as_ref()
-                .map_or_else(|_| Logging::default(), |it| it.config.logging.clone());
-            let _log = logging::init(log_options(&arguments, configured));
-            match checked {
-                Ok(checked) => run(&arguments, checked),
-                Err(e) => {
-                    let lines = codes::log_lines(&e);
-                    lines.iter().for_each(|line| log::error!("{line}"));
-                    e.exit_code()
-                }
-            }
-        }
+        (Subcommands::Run, checked) => serve(&arguments, checked),
         (Subcommands::Pubkey, Ok(checked)) => print(cli::pubkey(&checked.config)),
         (Subcommands::Check, Ok(checked)) => print(cli::check(&checked)),
         (Subcommands::Health, Ok(checked)) => {
             let within = arguments.timeout.map(Seconds::duration);
             print(cli::health::health(&checked.config, within))
         }
-        // Done above.
-        (Subcommands::Certs { .. } | Subcommands::Explain { .. }, _) => ExitCode::Ok,
+        // Done above, in their own ways with the configuration.
+        (
+            Subcommands::Certs { .. } | Subcommands::Explain { .. } | Subcommands::Service { .. },
+            _,
+        ) => ExitCode::Ok,
         (_, Err(e)) => complain(&e),
     }
     .into()
@@ -136,6 +139,45 @@ fn misused(e: &clap::Error) -> ExitCode {
     }
     let _ = writeln!(io::stderr(), "\n{}", Code::USAGE.pointer(NAME));
     ExitCode::Usage
+}
+
+fn load(arguments: &Arguments) -> Result<Checked, ConfigError> {
+    let overrides = Overrides {
+        port: arguments.port,
+        bind: arguments.bind,
+        grace: arguments.grace.map(Grace::duration),
+    };
+    config::load(arguments.config.as_deref(), &overrides)
+}
+
+/// What `service` hands on to the service.
+fn typed(arguments: &Arguments) -> cli::service::Typed<'_> {
+    cli::service::Typed {
+        config: arguments.config.as_deref(),
+        port: arguments.port,
+        bind: arguments.bind,
+        grace: arguments.grace,
+        log_file: arguments.log_file.as_deref(),
+        log_format: arguments.log_format,
+        verbose: arguments.verbose,
+        debug: arguments.debug,
+    }
+}
+
+fn serve(arguments: &Arguments, checked: Result<Checked, ConfigError>) -> ExitCode {
+    // Where the configuration is broken, nobody knows what it says about the log.
+    let configured = checked
+        .as_ref()
+        .map_or_else(|_| Logging::default(), |it| it.config.logging.clone());
+    let _log = logging::init(log_options(arguments, configured));
+    match checked {
+        Ok(checked) => run(arguments, checked),
+        Err(e) => {
+            let lines = codes::log_lines(&e);
+            lines.iter().for_each(|line| log::error!("{line}"));
+            e.exit_code()
+        }
+    }
 }
 
 fn log_options(arguments: &Arguments, configured: Logging) -> LogOptions {
@@ -199,6 +241,7 @@ fn run(arguments: &Arguments, checked: Checked) -> ExitCode {
             return e.exit_code();
         }
     };
+    notify::ready(&handle.status(), handle.probes());
     let timeout = arguments.timeout.map(Seconds::duration);
     let after = timeout.map_or_else(crossbeam_channel::never, crossbeam_channel::after);
     let failed = handle.failed();
@@ -208,6 +251,7 @@ fn run(arguments: &Arguments, checked: Checked) -> ExitCode {
         recv(failed[0]) -> _ => {}
         recv(failed[1]) -> _ => {}
     }
+    notify::stopping();
     match handle.stop(grace) {
         Ok(()) => ExitCode::Ok,
         Err(e) => {

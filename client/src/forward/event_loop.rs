@@ -13,7 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use minitcptunnel_common::backoff::random;
 use minitcptunnel_common::channel::ledger::Ledger;
 use minitcptunnel_common::channel::tls::{self, Established};
@@ -48,6 +48,8 @@ pub(super) enum Event {
     Dialled(Token, Box<Result<Established, Problem>>),
     /// The server has refused us when the connection was a pair already.
     Refused(Token, String),
+    /// Answer this, to show that the loop turns.
+    Alive(Sender<()>),
     /// Stop accepting and leave.
     Stop,
 }
@@ -154,6 +156,8 @@ impl EventLoop {
                 match event {
                     Event::Dialled(token, result) => self.dialled(token, *result),
                     Event::Refused(token, what) => self.refused(token, &what),
+                    // Who does not wait for the answer any more does not need it.
+                    Event::Alive(answer) => drop(answer.try_send(())),
                     Event::Stop => self.stopping = true,
                 }
             }

@@ -31,6 +31,7 @@ use minitcptunnel_common::pki::{
     ClientSettings, ClientTls, LoadError, ServerNameError, UnixTime, Watched,
 };
 use minitcptunnel_common::pool::Pool;
+use minitcptunnel_common::service::notify::Probe;
 use mio::Poll;
 use mio::net::TcpListener;
 
@@ -211,6 +212,12 @@ impl Handle {
     /// Where the forwards listen, in their order.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Asks the loop whether it turns.
+    pub fn probe(&self) -> Probe {
+        let inbox = self.inbox.clone();
+        Box::new(move |answer| inbox.send(Event::Alive(answer)))
     }
 
     /// Becomes ready (with an error) when the loop has ended by itself, which means that it failed.

@@ -231,6 +231,8 @@ impl ControlClient {
                 }
                 // Deadlines are looked at in every turn.
                 Input::Spares => {}
+                // Who does not wait for the answer any more does not need it.
+                Input::Alive(answer) => drop(answer.try_send(())),
                 Input::Open(id) => {
                     let asked = self.tunnels.open(&id, now);
                     self.command(asked)?;

@@ -20,6 +20,7 @@ mod session;
 mod spare;
 pub mod tunnels;
 
+use crossbeam_channel::Sender;
 use minitcptunnel_common::id::{ConnId, TunnelId};
 
 use server::{Channel, ServerError};
@@ -43,6 +44,8 @@ pub(crate) enum Input {
     Open(TunnelId),
     /// Want it no more.
     Close(TunnelId),
+    /// Answer this, to show that the loop turns.
+    Alive(Sender<()>),
     /// End the session and the loop.
     Stop,
 }

@@ -42,6 +42,15 @@ pub enum Format {
     Json,
 }
 
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
+}
+
 /// Text that names no format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FormatError;

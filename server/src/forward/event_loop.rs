@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use minitcptunnel_common::channel::tls::Handshake;
 use minitcptunnel_common::codes::Code;
 use minitcptunnel_common::dial::set_keepalive;
@@ -54,6 +54,8 @@ pub(super) enum Event {
     Shaken(Token),
     /// This connection's birth is over, one way or the other.
     Left(Token, Option<Failure>),
+    /// Answer this, to show that the loop turns.
+    Alive(Sender<()>),
     /// Stop accepting and leave.
     Stop,
 }
@@ -204,6 +206,8 @@ impl EventLoop {
                 match event {
                     Event::Shaken(token) => self.shaken(token),
                     Event::Left(token, failure) => self.left(token, failure),
+                    // Who does not wait for the answer any more does not need it.
+                    Event::Alive(answer) => drop(answer.try_send(())),
                     Event::Stop => self.stopping = true,
                 }
             }

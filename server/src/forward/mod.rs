@@ -30,6 +30,7 @@ use minitcptunnel_common::evloop::Inbox;
 use minitcptunnel_common::metrics::Metrics;
 use minitcptunnel_common::pki::{LoadError, ServerSettings, ServerTls, UnixTime, Watched};
 use minitcptunnel_common::pool::Pool;
+use minitcptunnel_common::service::notify::Probe;
 use mio::Poll;
 
 use crate::config::forward::{Forward, Tls};
@@ -180,6 +181,12 @@ impl Handle {
     /// Where the forwards listen, in their order.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Asks the loop whether it turns.
+    pub fn probe(&self) -> Probe {
+        let inbox = self.inbox.clone();
+        Box::new(move |answer| inbox.send(Event::Alive(answer)))
     }
 
     /// Becomes ready (with an error) when the loop has ended by itself, which means that it failed.

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use minitcptunnel_common::capacity::Capacity;
 use minitcptunnel_common::channel::reuse::Recovered;
 use minitcptunnel_common::codes::Coded;
@@ -60,6 +60,8 @@ pub(super) enum Event {
     Verified(Box<Verified>),
     /// A data channel of this session has done its work and can serve again.
     Recycled(SessionId, Box<Recovered>),
+    /// Answer this, to show that the loop turns.
+    Alive(Sender<()>),
     /// Stop accepting and leave.
     Stop,
 }
@@ -225,6 +227,8 @@ impl EventLoop {
                 match event {
                     Event::Verified(verified) => self.verified(*verified),
                     Event::Recycled(session, recovered) => self.recycled(session, *recovered),
+                    // Who does not wait for the answer any more does not need it.
+                    Event::Alive(answer) => drop(answer.try_send(())),
                     Event::Stop => self.stopping = true,
                 }
             }

@@ -39,6 +39,7 @@ use minitcptunnel_common::identity::{
 use minitcptunnel_common::metrics::{Metrics, TrafficSnapshot};
 use minitcptunnel_common::pool::Pool;
 use minitcptunnel_common::resources;
+use minitcptunnel_common::service::notify::Probe;
 use mio::Poll;
 
 use crate::config::Config;
@@ -220,6 +221,12 @@ impl Handle {
     /// What has passed so far.
     pub fn traffic(&self) -> TrafficSnapshot {
         self.metrics.traffic.snapshot()
+    }
+
+    /// Asks the loop whether it turns.
+    pub fn probe(&self) -> Probe {
+        let inbox = self.inbox.clone();
+        Box::new(move |answer| inbox.send(Event::Alive(answer)))
     }
 
     /// Becomes ready (with an error) when the loop has ended by itself, which means that it failed.

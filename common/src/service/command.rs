@@ -1,0 +1,438 @@
+//! The command `service`, the same in both programs.
+
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::time::Duration;
+use std::{fs, thread};
+
+use clap::{Args, Subcommand};
+
+use super::act::{self, Way};
+use super::spec::{self, Choices};
+use super::steps;
+use super::{Manager, Role, ServiceError, Wanted};
+
+/// What is to be done with the service. The options in front of it (`--config` and the like) are those that the
+/// service is started with.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Command {
+    /// Install this program as a service that starts with the system
+    Install {
+        /// Which service, and where
+        #[command(flatten)]
+        target: Target,
+        /// Whom it runs as; made if missing [default: minitcptunnel, on Windows LocalService]
+        #[arg(long, value_name = "USER")]
+        user: Option<String>,
+        /// Let it open ports below 1024
+        #[arg(long)]
+        low_ports: bool,
+        /// Replace a file of the same name that somebody else wrote
+        #[arg(long)]
+        force: bool,
+    },
+    /// Stop the service and take it away; keys, configuration and logs stay
+    Uninstall {
+        /// Which service, and where
+        #[command(flatten)]
+        target: Target,
+        /// Remove a file of the same name that somebody else wrote
+        #[arg(long)]
+        force: bool,
+    },
+    /// Start the service
+    Start(Target),
+    /// Stop the service
+    Stop(Target),
+    /// Say whether the service runs: exit code 0 if so, 3 if it is stopped, 4 if there is none
+    Status(Target),
+    /// Show the service's log
+    Logs {
+        /// Which service, and where
+        #[command(flatten)]
+        target: Target,
+        /// How many lines
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
+        lines: u32,
+        /// Go on with what is logged from now on
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// What the service manager of Windows calls
+    #[command(hide = true)]
+    Run {
+        /// The working folder
+        #[arg(long, value_name = "FOLDER")]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// Which service, and where.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Target {
+    /// Its name [default: that of the program]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Its manager [default: the one that is found]
+    #[arg(long, value_name = "MANAGER")]
+    manager: Option<Manager>,
+    /// Show what would be written and run, and do nothing
+    #[arg(long)]
+    print: bool,
+    /// The root of another system, an image say: files go there, no command is run
+    #[arg(long, value_name = "FOLDER")]
+    root: Option<PathBuf>,
+    /// Where nssm.exe is, if it is not in the PATH
+    #[arg(long, value_name = "FILE")]
+    nssm: Option<PathBuf>,
+}
+
+/// How a command that succeeded ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// As asked; of `status`: it runs.
+    Fine,
+    /// Of `status`: it does not run.
+    Stopped,
+    /// Of `status`: there is no such service.
+    NotInstalled,
+}
+
+impl Status {
+    /// The exit code: those of init scripts, in the Linux Standard Base.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Fine => 0,
+            Self::Stopped => 3,
+            Self::NotInstalled => 4,
+        }
+    }
+}
+
+/// Does it. `wanted` says what an installed service is to do, `prepare` makes what has to be there before; what there is
+/// to say goes to `out`, warnings to `err`.
+///
+/// # Errors
+/// If it could not be done. What had been done before stays.
+pub fn perform(
+    command: &Command,
+    role: Role,
+    wanted: impl FnOnce() -> Result<Wanted, ServiceError>,
+    prepare: impl FnOnce() -> Result<(), ServiceError>,
+    out: &mut impl Write,
+    err: &mut impl Write,
+) -> Result<Status, ServiceError> {
+    let (target, force) = match command {
+        Command::Install { target, force, .. } | Command::Uninstall { target, force } => {
+            (target, *force)
+        }
+        Command::Start(target) | Command::Stop(target) | Command::Status(target) => (target, false),
+        Command::Logs { target, .. } => (target, false),
+        Command::Run { .. } => return Ok(Status::Fine),
+    };
+    let found = target.manager.or_else(Manager::detect);
+    let manager = found.ok_or(ServiceError::NoManager)?;
+    let way = Way {
+        manager,
+        print: target.print,
+        force,
+        root: target.root.clone(),
+    };
+    let name = target.name.clone();
+    let name = name.unwrap_or_else(|| role.program.to_owned());
+    let nssm = target.nssm.clone().unwrap_or_else(|| "nssm".into());
+    let nssm = nssm.display().to_string();
+    let touches = !target.print && target.root.is_none();
+    if touches && !manager.is_of_this_system() {
+        return Err(ServiceError::WrongSystem(manager));
+    }
+    let mut warnings = Vec::new();
+    let result = match command {
+        Command::Install {
+            user, low_ports, ..
+        } => {
+            let choices = Choices {
+                name: target.name.clone(),
+                user: user.clone(),
+                low_ports: *low_ports,
+                executable: std::env::current_exe()
+                    .map_err(|e| ServiceError::File("this program".into(), e))?,
+            };
+            if touches {
+                only_root()?;
+                prepare()?;
+            }
+            let (spec, said) = spec::spec(manager, &wanted()?, &choices)?;
+            warnings = said;
+            if manager == Manager::Procd && spec.low_ports {
+                warnings
+                    .push("procd can lend no low ports to another user: it runs as root".into());
+            }
+            let steps = steps::install(manager, &spec, &nssm);
+            way.take(&steps, out, &mut warnings).map(|()| {
+                if touches {
+                    let _ = writeln!(
+                        out,
+                        "installed {name}; `{} service start` starts it now, and every start of the system does",
+                        role.program
+                    );
+                }
+                Status::Fine
+            })
+        }
+        Command::Uninstall { .. } => {
+            if touches {
+                only_root()?;
+                installed(&way, &name)?;
+            }
+            let steps = steps::uninstall(manager, &name, &nssm);
+            way.take(&steps, out, &mut warnings).map(|()| {
+                if touches {
+                    let _ = writeln!(
+                        out,
+                        "uninstalled {name}; left as they are: {}, the configuration, logs, the user",
+                        manager.state_dir(&name)
+                    );
+                }
+                Status::Fine
+            })
+        }
+        Command::Start(_) | Command::Stop(_) => {
+            if touches {
+                only_root()?;
+                installed(&way, &name)?;
+            }
+            let step = match command {
+                Command::Start(_) => steps::start(manager, &name),
+                _ => steps::stop(manager, &name),
+            };
+            way.take(&[step], out, &mut warnings).map(|()| Status::Fine)
+        }
+        Command::Status(_) => status(&way, &name, out),
+        Command::Logs { lines, follow, .. } => logs(&way, &name, *lines, *follow, out),
+        Command::Run { .. } => Ok(Status::Fine),
+    };
+    for warning in warnings {
+        let _ = writeln!(err, "warning: {warning}");
+    }
+    result
+}
+
+/// `service run`: does `work` in that folder, as a native service of Windows where there are such.
+#[must_use]
+pub fn run(dir: Option<&Path>, work: impl FnOnce() -> u8 + Send + 'static) -> u8 {
+    if let Some(dir) = dir
+        && let Err(e) = std::env::set_current_dir(dir)
+    {
+        let _ = writeln!(io::stderr(), "{}: {e}", dir.display());
+        return crate::exit::ExitCode::Failure.number();
+    }
+    #[cfg(windows)]
+    match super::scm::dispatch(work) {
+        Ok(()) => 0,
+        Err(e) => {
+            let _ = writeln!(
+                io::stderr(),
+                "only the service manager of Windows calls `service run` ({e}); `run` runs in a terminal"
+            );
+            crate::exit::ExitCode::Usage.number()
+        }
+    }
+    #[cfg(not(windows))]
+    work()
+}
+
+fn only_root() -> Result<(), ServiceError> {
+    #[cfg(unix)]
+    if !rustix::process::geteuid().is_root() {
+        return Err(ServiceError::NotRoot);
+    }
+    // On Windows the manager itself tells who may.
+    Ok(())
+}
+
+/// What Windows says of services that it does not know.
+const UNKNOWN_TO_WINDOWS: &str = "1060";
+
+fn is_installed(way: &Way, name: &str) -> bool {
+    if let Some(file) = steps::file(way.manager, name)
+        && way.place(&file).symlink_metadata().is_ok()
+    {
+        return true;
+    }
+    match way.manager {
+        // A packager's unit lies elsewhere.
+        Manager::Systemd if way.root.is_none() => {
+            let cat = ["systemctl", "cat", &format!("{name}.service")].map(str::to_owned);
+            act::ask(&cat).is_ok_and(|(fine, _)| fine)
+        }
+        Manager::Windows | Manager::Nssm => {
+            act::ask(&steps::status(way.manager, name)).is_ok_and(|(fine, said)| {
+                fine || !said.contains(UNKNOWN_TO_WINDOWS) && !said.trim().is_empty()
+            })
+        }
+        _ => false,
+    }
+}
+
+fn installed(way: &Way, name: &str) -> Result<(), ServiceError> {
+    if is_installed(way, name) {
+        Ok(())
+    } else {
+        Err(ServiceError::NotInstalled(name.to_owned()))
+    }
+}
+
+fn status(way: &Way, name: &str, out: &mut impl Write) -> Result<Status, ServiceError> {
+    let command = steps::status(way.manager, name);
+    if way.print {
+        let _ = writeln!(out, "{}", way.typed(&command));
+        return Ok(Status::Fine);
+    }
+    if !is_installed(way, name) {
+        let _ = writeln!(out, "{name}: not installed as a service of {}", way.manager);
+        return Ok(Status::NotInstalled);
+    }
+    if way.root.is_some() {
+        let _ = writeln!(out, "{name}: installed there");
+        return Ok(Status::Stopped);
+    }
+    let (fine, said) = act::ask(&command)
+        .map_err(|e| ServiceError::Failed(way.typed(&command), format!("could not be run: {e}")))?;
+    let _ = writeln!(out, "{}", said.trim_end());
+    // `sc query` succeeds for every service that there is.
+    let runs = fine && (!way.manager.is_of_windows() || said.contains("RUNNING"));
+    let _ = writeln!(out, "{name}: {}", if runs { "running" } else { "stopped" });
+    Ok(if runs { Status::Fine } else { Status::Stopped })
+}
+
+fn logs(
+    way: &Way,
+    name: &str,
+    lines: u32,
+    follow: bool,
+    out: &mut impl Write,
+) -> Result<Status, ServiceError> {
+    if let Some(command) = steps::logs(way.manager, name, lines, follow) {
+        if way.print {
+            let _ = writeln!(out, "{}", way.typed(&command));
+            return Ok(Status::Fine);
+        }
+        let failed = |why: String| ServiceError::Failed(way.typed(&command), why);
+        let status = process::Command::new(&command[0])
+            .args(&command[1..])
+            .status()
+            .map_err(|e| failed(format!("could not be run: {e}")))?;
+        return if status.success() {
+            Ok(Status::Fine)
+        } else {
+            Err(failed(format!("failed ({status})")))
+        };
+    }
+    let file = log_file(way, name);
+    if way.print {
+        let _ = writeln!(out, "# the last {lines} lines of {}", file.display());
+        return Ok(Status::Fine);
+    }
+    tail(&file, lines, follow, out)
+        .map(|()| Status::Fine)
+        .map_err(|e| ServiceError::File(file, e))
+}
+
+/// The file that the installed service logs to: what its script says, else the usual one.
+fn log_file(way: &Way, name: &str) -> PathBuf {
+    let usual = way.manager.log_file(name).unwrap_or_default();
+    let script = steps::file(way.manager, name).map(|file| fs::read_to_string(way.place(&file)));
+    let named = script.and_then(Result::ok).and_then(|script| {
+        let (_, rest) = script.split_once("--log-file ")?;
+        let end = rest.find([' ', '\n', '\'', '\\'])?;
+        (end > 0).then(|| rest[..end].to_owned())
+    });
+    way.place(&named.unwrap_or(usual))
+}
+
+/// How often a file that is followed is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// The last lines of a file, and with `follow` what comes after, also when it is moved and begun anew.
+fn tail(path: &Path, lines: u32, follow: bool, out: &mut impl Write) -> io::Result<()> {
+    let mut file = fs::File::open(path)?;
+    let start = start_of_last(&mut file, lines)?;
+    file.seek(SeekFrom::Start(start))?;
+    let mut at = start;
+    loop {
+        let copied = io::copy(&mut file, out).and_then(|n| out.flush().map(|()| n));
+        match copied {
+            Ok(n) => at += n,
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(e) => return Err(e),
+        }
+        if !follow {
+            return Ok(());
+        }
+        thread::sleep(LOOK_EVERY);
+        // A shorter file of that name is another one; in between there may be none.
+        if fs::metadata(path).is_ok_and(|now| now.len() < at) {
+            io::copy(&mut file, out)?;
+            file = fs::File::open(path)?;
+            at = 0;
+        }
+    }
+}
+
+/// Where the last lines begin.
+fn start_of_last(file: &mut fs::File, lines: u32) -> io::Result<u64> {
+    const BLOCK: u64 = 64 * 1024;
+    let end = file.seek(SeekFrom::End(0))?;
+    let mut left = u64::from(lines);
+    let mut from = end;
+    let mut block = Vec::new();
+    while from > 0 {
+        let begin = from.saturating_sub(BLOCK);
+        file.seek(SeekFrom::Start(begin))?;
+        block.clear();
+        Read::take(&mut *file, from - begin).read_to_end(&mut block)?;
+        for (n, byte) in block.iter().enumerate().rev() {
+            let position = begin + n as u64;
+            // The very last byte ends the last line, and begins none.
+            if *byte == b'\n' && position + 1 != end {
+                left = left.saturating_sub(1);
+                if left == 0 {
+                    return Ok(position + 1);
+                }
+            }
+        }
+        from = begin;
+    }
+    Ok(if lines == 0 { end } else { 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scratch::Scratch;
+
+    #[test]
+    fn the_last_lines_are_the_last_lines() {
+        let dir = Scratch::new();
+        let path = dir.path().join("log");
+        let shown = |text: &str, lines| {
+            fs::write(&path, text).unwrap();
+            let mut out = Vec::new();
+            tail(&path, lines, false, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(shown("a\nb\nc\n", 2), "b\nc\n");
+        assert_eq!(shown("a\nb\nc", 2), "b\nc");
+        assert_eq!(shown("a\nb\nc\n", 3), "a\nb\nc\n");
+        assert_eq!(shown("a\nb\nc\n", 9), "a\nb\nc\n");
+        assert_eq!(shown("a\nb\n", 0), "");
+        assert_eq!(shown("", 5), "");
+        let long: String = (0..30_000).map(|n| format!("line {n}\n")).collect();
+        let all = shown(&long, 20_000);
+        assert!(all.starts_with("line 10000\n") && all.ends_with("line 29999\n"));
+        assert_eq!(all.lines().count(), 20_000);
+    }
+}

@@ -1,0 +1,229 @@
+//! The scripts of OpenRC, procd and SysV init.
+
+use super::spec::Spec;
+use super::steps::written_by;
+
+/// Two for each connection, and what else is open.
+const OPEN_FILES: u32 = 65536;
+
+/// One word for a shell.
+pub(super) fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,=@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn words<'a>(texts: impl IntoIterator<Item = &'a String>) -> String {
+    let words: Vec<String> = texts.into_iter().map(|text| quoted(text)).collect();
+    words.join(" ")
+}
+
+/// The folders that have to be there and belong to the service's user.
+fn folders(spec: &Spec) -> Vec<(&str, &str)> {
+    let others = spec.writable.iter().map(|folder| (folder.as_str(), "0750"));
+    // A log folder that lies in its own place is ours to make; others are somebody's already.
+    let logs = format!("/var/log/{}", spec.name);
+    std::iter::once((spec.state_dir.as_str(), "0700"))
+        .chain(others.filter(move |(folder, _)| *folder == logs))
+        .collect()
+}
+
+/// `/etc/init.d/NAME` of OpenRC.
+pub(super) fn openrc(spec: &Spec) -> String {
+    let user = &spec.user;
+    let mut prepared = String::new();
+    for (folder, mode) in folders(spec) {
+        prepared.push_str(&format!(
+            "\tcheckpath --directory --mode {mode} --owner {user} {}\n",
+            quoted(folder)
+        ));
+    }
+    let capabilities = if spec.low_ports {
+        "# Ports below 1024 (OpenRC 0.45 or later).\ncapabilities=\"^cap_net_bind_service\"\n"
+    } else {
+        ""
+    };
+    format!(
+        "\
+#!/sbin/openrc-run
+# {written_by}
+
+name={title}
+description={title}
+supervisor=supervise-daemon
+command={command}
+# The shell takes these apart once more.
+command_args={arguments}
+command_user={user}
+directory={state}
+umask=077
+output_log=/dev/null
+error_log=/dev/null
+respawn_delay=3
+respawn_max=0
+retry=TERM/{stop}/KILL/5
+rc_ulimit=\"-n {OPEN_FILES}\"
+no_new_privs=yes
+{capabilities}extra_started_commands=\"reload\"
+
+depend() {{
+\tneed localmount
+\tuse net dns logger
+\tafter firewall
+}}
+
+start_pre() {{
+{prepared}}}
+
+reload() {{
+\tebegin \"Opening the log file of $RC_SVCNAME anew\"
+\tsupervise-daemon \"$RC_SVCNAME\" --signal HUP
+\teend $?
+}}
+",
+        written_by = written_by(spec),
+        title = quoted(spec.role.title),
+        command = quoted(&spec.executable),
+        arguments = quoted(&words(&spec.arguments)),
+        state = quoted(&spec.state_dir),
+        stop = spec.stop_seconds,
+    )
+}
+
+/// Starts the rest of its arguments in the folder that is the first one. Neither procd nor every start-stop-daemon
+/// can change to a folder.
+const IN_FOLDER: &str = r#"'umask 077; cd "$0" && exec "$@"'"#;
+
+/// `/etc/init.d/NAME` of procd.
+pub(super) fn procd(spec: &Spec) -> String {
+    // Without a jail procd can hand no capability over.
+    let user = if spec.low_ports { "root" } else { &spec.user };
+    let mut prepared = String::new();
+    for (folder, mode) in folders(spec) {
+        let folder = quoted(folder);
+        prepared.push_str(&format!(
+            "\tmkdir -p {folder} && chmod {mode} {folder} && chown {user} {folder}\n"
+        ));
+    }
+    format!(
+        "\
+#!/bin/sh /etc/rc.common
+# {written_by}
+# shellcheck shell=dash disable=SC2034
+
+USE_PROCD=1
+START=99
+STOP=10
+
+start_service() {{
+{prepared}\tprocd_open_instance
+\tprocd_set_param command /bin/sh -c {IN_FOLDER} {state} {command}
+\tprocd_set_param user {user}
+\tprocd_set_param no_new_privs 1
+\t# Again after 3 s, however often.
+\tprocd_set_param respawn 3600 3 0
+\tprocd_set_param limits nofile=\"{OPEN_FILES} {OPEN_FILES}\"
+\tprocd_set_param stdout 1
+\tprocd_set_param stderr 1
+\tprocd_set_param term_timeout {stop}
+\tprocd_close_instance
+}}
+
+reload_service() {{
+\tprocd_send_signal {name} '*' HUP
+}}
+",
+        written_by = written_by(spec),
+        state = quoted(&spec.state_dir),
+        command = words(std::iter::once(&spec.executable).chain(&spec.arguments)),
+        stop = spec.stop_seconds,
+        name = spec.name,
+    )
+}
+
+/// `/etc/init.d/NAME` of SysV init, for the start-stop-daemon of Debian and that of Busybox.
+pub(super) fn sysv(spec: &Spec) -> String {
+    let user = &spec.user;
+    let mut prepared = String::new();
+    for (folder, mode) in folders(spec) {
+        let folder = quoted(folder);
+        prepared.push_str(&format!(
+            "\tmkdir -p {folder} && chmod {mode} {folder} && chown {user} {folder} || return 1\n"
+        ));
+    }
+    format!(
+        "\
+#!/bin/sh
+### BEGIN INIT INFO
+# Provides:          {name}
+# Required-Start:    $remote_fs $syslog
+# Required-Stop:     $remote_fs $syslog
+# Should-Start:      $network $named
+# Default-Start:     2 3 4 5
+# Default-Stop:      0 1 6
+# Short-Description: {title}
+### END INIT INFO
+# {written_by}
+# SysV init does not start again what has failed.
+
+PATH=/sbin:/usr/sbin:/bin:/usr/bin
+name={name}
+pid_file=/run/{name}.pid
+
+running() {{
+\t[ -r \"$pid_file\" ] && kill -0 \"$(cat \"$pid_file\")\" 2>/dev/null
+}}
+
+start() {{
+\trunning && return 0
+{prepared}\tulimit -n {OPEN_FILES} 2>/dev/null || ulimit -n \"$(ulimit -H -n)\"
+\tstart-stop-daemon -S -b -m -p \"$pid_file\" -c {user} -x /bin/sh -- \\
+\t\t-c {IN_FOLDER} {state} \\
+\t\t{command}
+}}
+
+stop() {{
+\trunning || {{ rm -f \"$pid_file\"; return 0; }}
+\tpid=$(cat \"$pid_file\")
+\tkill -TERM \"$pid\"
+\tleft={stop}
+\twhile kill -0 \"$pid\" 2>/dev/null; do
+\t\tif [ \"$left\" -le 0 ]; then
+\t\t\tkill -KILL \"$pid\"
+\t\t\tbreak
+\t\tfi
+\t\tleft=$((left - 1))
+\t\tsleep 1
+\tdone
+\trm -f \"$pid_file\"
+}}
+
+case \"$1\" in
+start) start ;;
+stop) stop ;;
+restart | force-reload) stop && start ;;
+reload) running && kill -HUP \"$(cat \"$pid_file\")\" ;;
+status)
+\tif running; then
+\t\techo \"$name is running (pid $(cat \"$pid_file\"))\"
+\telse
+\t\techo \"$name is not running\"
+\t\texit 3
+\tfi
+\t;;
+*)
+\techo \"usage: $0 start|stop|restart|reload|status\" >&2
+\texit 2
+\t;;
+esac
+",
+        written_by = written_by(spec),
+        name = spec.name,
+        title = spec.role.title,
+        state = quoted(&spec.state_dir),
+        command = words(std::iter::once(&spec.executable).chain(&spec.arguments)),
+        stop = spec.stop_seconds,
+    )
+}

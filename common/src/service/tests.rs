@@ -1,0 +1,1 @@
+//! Texts per manager, held against the files that packagers take.
