@@ -141,6 +141,7 @@ impl Loaded {
 #[must_use]
 pub fn load(file: &Path, pinning: Pinning) -> Loaded {
     let mut news = Vec::new();
+    let mut of_the_key = None;
     let checked = config::runs_reverse(file).and_then(|reverse| {
         // A certificate is all that a forward shows.
         if !reverse {
@@ -154,11 +155,16 @@ pub fn load(file: &Path, pinning: Pinning) -> Loaded {
             ));
         }
         news.push(format!("CLIENT PUBLIC KEY: {}", ensured.key.public()));
-        let mut checked = config::load(file, pinning)?;
-        let code = Code::KEY_READABLE;
-        let warning = ensured.warning.map(|it| format!("{it} code={code}"));
-        checked.warnings.extend(warning);
-        Ok(checked)
+        of_the_key = ensured.warning;
+        config::load(file, pinning)
+    });
+    let checked = checked.map(|mut checked| {
+        let coded = |code| move |it| format!("{it} code={code}");
+        let of_the_rest = checked.warnings.into_iter();
+        checked.warnings = of_the_rest.map(coded(Code::CONFIG_ODD)).collect();
+        let of_the_key = of_the_key.map(coded(Code::KEY_READABLE));
+        checked.warnings.extend(of_the_key);
+        checked
     });
     Loaded { checked, news }
 }

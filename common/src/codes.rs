@@ -216,6 +216,8 @@ codes! {
     TARGET_SERVICE = 1213;
     /// One of our certificates ends soon, or is not valid now.
     CERT_ENDS = 1214;
+    /// Something about one of our certificates, or the server's, should be seen to.
+    CERT_ODD = 1215;
     /// The log file cannot be written.
     LOG_UNWRITABLE = 1301;
     /// The log file cannot be written because the disk is full.
@@ -228,6 +230,8 @@ codes! {
     OLD_FILE_STAYS = 1305;
     /// Others may read a file with a secret key.
     KEY_READABLE = 1306;
+    /// The configuration, or the allow list, says something that is hardly meant.
+    CONFIG_ODD = 1307;
     /// The descriptors are used up.
     NO_DESCRIPTORS = 1451;
     /// The system gives a listener no connection.
@@ -320,11 +324,13 @@ fn nearest(typed: &str) -> Vec<Code> {
     let Ok(number) = digits.parse::<u16>() else {
         return Vec::new();
     };
-    let mut near: Vec<(usize, u16, Code)> = (Code::ALL.iter())
+    let mut near: Vec<(usize, bool, u16, Code)> = (Code::ALL.iter())
         .map(|code| {
+            // Of those that are as far, one that ends the program alike comes first.
+            let elsewhere = code.0 / 100 != number / 100;
             let typed = format!("{number:04}");
             let wrong = strsim::damerau_levenshtein(&typed, &format!("{:04}", code.0));
-            (wrong, code.0.abs_diff(number), *code)
+            (wrong, elsewhere, code.0.abs_diff(number), *code)
         })
         .filter(|(wrong, ..)| *wrong <= 2)
         .collect();

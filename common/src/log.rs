@@ -169,7 +169,8 @@ pub fn init(options: LogOptions) -> LogGuard {
             // Nowhere left to report a failure of this report.
             let _ = writeln!(
                 io::stderr(),
-                "there will be no log: no thread for it ({error}); is a limit on threads too low?"
+                "there will be no log: no thread for it ({error}); is a limit on threads too low? code={}",
+                Code::NO_RESOURCES
             );
             return LogGuard(());
         }

@@ -216,7 +216,7 @@ fn complain(e: &(impl std::fmt::Display + Coded)) -> ExitCode {
 
 fn run(arguments: &Arguments, checked: Checked) -> ExitCode {
     for warning in &checked.warnings {
-        log::warn!("{warning}");
+        log::warn!("{warning} code={}", Code::CONFIG_ODD);
     }
     let grace = checked.config.grace;
     // Before the first socket: a signal during the start must not be lost.

@@ -145,7 +145,7 @@ pub fn start(
         let address = listener.local_addr().map_err(bind)?;
         addresses.push(address);
         for warning in certificates.warnings() {
-            log::warn!("forward {name}: {warning}");
+            log::warn!("forward {name}: {warning} code={}", Code::CERT_ODD);
         }
         log::info!(
             "Forward {name} listening on {address} for {}",

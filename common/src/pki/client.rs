@@ -8,6 +8,7 @@ use super::reload::Reloadable;
 use super::v1::{has_name_constraints, is_version_one};
 use super::watched::Certified;
 use super::{MinVersion, Refusal, provider};
+use crate::codes::Code;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{
     ClientSessionMemoryCache, Resumption, verify_server_cert_signed_by_trust_anchor,
@@ -242,7 +243,7 @@ impl ServerVerifier {
                 },
             );
             if self.notice.set(text.clone()).is_ok() {
-                ::log::warn!("{text}");
+                ::log::warn!("{text} code={}", Code::CERT_ODD);
             }
         }
         Ok(())

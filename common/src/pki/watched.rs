@@ -82,7 +82,9 @@ impl<T: Certified> Watched<T> {
                 let news = format!("new {} are in force; running connections go on", T::HELD);
                 lines.push((Level::Info, news));
                 self.expiry.again();
-                lines.extend(self.warnings().into_iter().map(|it| (Level::Warn, it)));
+                let code = Code::CERT_ODD;
+                let odd = self.warnings().into_iter();
+                lines.extend(odd.map(|it| (Level::Warn, format!("{it} code={code}"))));
             }
             Look::Bad(e) => {
                 let code = Code::OLD_FILE_STAYS;

@@ -118,7 +118,7 @@ pub fn start(
         let address = listener.local_addr().map_err(bind)?;
         addresses.push(address);
         for warning in certificates.warnings() {
-            log::warn!("forward {name}: {warning}");
+            log::warn!("forward {name}: {warning} code={}", Code::CERT_ODD);
         }
         let mutual = if certificates.current().get().is_mutual() {
             "clients must show a certificate"

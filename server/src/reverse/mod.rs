@@ -185,7 +185,7 @@ pub fn start(config: Config) -> Result<Handle, StartError> {
 fn log_allow_list(allow: &AllowListFile) {
     log::info!("Loaded allowed keys from {}", allow.path().display());
     for warning in &allow.list().warnings {
-        log::warn!("{warning}");
+        log::warn!("{warning} code={}", Code::CONFIG_ODD);
     }
     for entry in allow.list().entries() {
         match &entry.name {
