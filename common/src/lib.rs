@@ -22,6 +22,8 @@ pub mod pool;
 pub mod relay;
 pub mod resources;
 pub mod signals;
+#[cfg(windows)]
+mod winapi;
 pub mod wire;
 
 #[cfg(test)]

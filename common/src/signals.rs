@@ -2,7 +2,9 @@
 //!
 //! | signal | means |
 //! | --- | --- |
-//! | SIGINT (Ctrl+C), SIGTERM, every console event of Windows | stop |
+//! | SIGINT (Ctrl+C), SIGTERM; on Windows Ctrl+C and Ctrl+Break | stop |
+//! | on Windows: the console is closed, the system goes down | stop, within the 5 s or so that Windows gives |
+//! | on Windows: a user logs off | go on: only services are told |
 //! | SIGHUP, with a log file | go on; the log file is opened anew (logrotate has moved it) |
 //! | SIGHUP, stdout is no terminal | go on: a service, or `nohup`; there is nothing to do |
 //! | SIGHUP otherwise | stop: the terminal we run in was closed |
@@ -63,8 +65,67 @@ mod system {
 #[cfg(windows)]
 mod system {
     use std::io;
+    use std::sync::{Mutex, PoisonError};
+    use std::thread;
+
+    use crate::winapi::{self, ConsoleEvent};
+
+    type Stop = Box<dyn FnMut() + Send>;
+
+    /// Windows calls a bare function: what it is to do has to lie where that finds it.
+    static STOP: Mutex<Option<Stop>> = Mutex::new(None);
 
     pub(super) fn handle(stop: impl FnMut() + Send + 'static) -> io::Result<()> {
-        ctrlc::set_handler(stop).map_err(io::Error::other)
+        *STOP.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(stop));
+        winapi::on_console_event(answer)
+    }
+
+    /// What an event asks for.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub(super) enum Meaning {
+        Stop,
+        /// Stop, and the process is ended as soon as the answer is given.
+        StopAndHold,
+        GoOn,
+    }
+
+    pub(super) fn meaning(event: ConsoleEvent) -> Meaning {
+        match event {
+            ConsoleEvent::CtrlC | ConsoleEvent::CtrlBreak => Meaning::Stop,
+            ConsoleEvent::Close | ConsoleEvent::Shutdown => Meaning::StopAndHold,
+            // Only services hear of it, and whoever it was that has logged off, it was not them.
+            ConsoleEvent::Logoff => Meaning::GoOn,
+        }
+    }
+
+    /// In a thread that Windows has made for it.
+    fn answer(event: ConsoleEvent) {
+        let meaning = meaning(event);
+        if meaning == Meaning::GoOn {
+            log::info!("a user has logged off; this program goes on");
+            return;
+        }
+        if let Some(stop) = &mut *STOP.lock().unwrap_or_else(PoisonError::into_inner) {
+            stop();
+        }
+        while meaning == Meaning::StopAndHold {
+            // The end of main ends this thread, too; if that takes too long, Windows does.
+            thread::park();
+        }
+    }
+}
+
+#[cfg(all(test, windows))]
+mod tests {
+    use super::system::{Meaning, meaning};
+    use crate::winapi::ConsoleEvent;
+
+    #[test]
+    fn a_closing_console_is_held_up_and_a_logoff_is_not_ours() {
+        assert_eq!(meaning(ConsoleEvent::CtrlC), Meaning::Stop);
+        assert_eq!(meaning(ConsoleEvent::CtrlBreak), Meaning::Stop);
+        assert_eq!(meaning(ConsoleEvent::Close), Meaning::StopAndHold);
+        assert_eq!(meaning(ConsoleEvent::Shutdown), Meaning::StopAndHold);
+        assert_eq!(meaning(ConsoleEvent::Logoff), Meaning::GoOn);
     }
 }
