@@ -30,8 +30,11 @@ use std::io::{self, BufRead, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+#[cfg(windows)]
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use socket2::SockRef;
 
 use crate::wire::DATA_PAYLOAD_MAX;
@@ -81,7 +84,7 @@ pub enum Wait {
     /// A read: until something comes, or [`REST_AFTER`] has passed. A write: until all is taken.
     #[default]
     Patient,
-    /// Not at all. Where the system cannot do that for one call, as `Patient`.
+    /// Not at all.
     Never,
 }
 
@@ -160,53 +163,73 @@ impl fmt::Debug for Duplex {
     }
 }
 
-/// A blocking TCP socket shared by the halves of a duplex, with the sticky abort mark.
+/// A TCP socket shared by the halves of a duplex, with the sticky abort mark.
 ///
 /// One descriptor serves both halves: std reads and writes through a shared reference.
+///
+/// | | Unix | Windows |
+/// | --- | --- | --- |
+/// | mode | blocking | not blocking |
+/// | [`Wait::Patient`] | timeouts of the socket, in the call itself | `WSAPoll`, once a call has found nothing |
+/// | [`Wait::Never`] | `MSG_DONTWAIT` | the call itself |
+/// | abort | wakes a reader by `shutdown` | is looked for every [`REST_AFTER`]; a poller is rung |
+///
+/// Windows has no `MSG_DONTWAIT`, calls a socket whose timeout has passed indeterminate (data may be lost), and
+/// does not promise that `shutdown` wakes anybody.
 pub struct Socket {
     stream: TcpStream,
     aborted: AtomicBool,
+    /// Somebody was told that the connection is gone: a half of ours by an error, or a poller.
+    lost: AtomicBool,
     /// Our FIN has been sent or is about to be.
     finished: AtomicBool,
     /// How long a write may take nothing, in ms; zero: as long as the system allows.
     write_limit: AtomicU64,
+    /// Whom we have to tell of an end that we make: the poller that this socket is with.
+    #[cfg(windows)]
+    bell: Mutex<Option<Bell>>,
+    /// Nobody wants to hear the peer any more.
+    #[cfg(windows)]
+    hung_up: AtomicBool,
 }
 
+#[cfg(windows)]
+type Bell = Box<dyn Fn() + Send>;
+
 impl Socket {
-    /// Takes a connected stream and makes it blocking, without Nagle's delay, with reads that give
+    /// Takes a connected stream and gives it the mode of this system, without Nagle's delay. Patient reads give
     /// up (`WouldBlock`) after [`REST_AFTER`].
     pub fn new(stream: TcpStream) -> io::Result<Arc<Self>> {
-        stream.set_nonblocking(false)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(REST_AFTER))?;
-        // Windows calls a socket whose send timed out indeterminate, so there only abort wakes it.
+        #[cfg(windows)]
+        stream.set_nonblocking(true)?;
         #[cfg(unix)]
-        stream.set_write_timeout(Some(WRITE_SLICE))?;
+        {
+            stream.set_nonblocking(false)?;
+            stream.set_read_timeout(Some(REST_AFTER))?;
+            stream.set_write_timeout(Some(WRITE_SLICE))?;
+        }
         // Where it is not to be had, the kernel's own bounds hold.
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
-        #[cfg(not(unix))]
-        let _ = WRITE_SLICE;
         Ok(Arc::new(Self {
             stream,
             aborted: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             write_limit: AtomicU64::new(0),
+            #[cfg(windows)]
+            bell: Mutex::default(),
+            #[cfg(windows)]
+            hung_up: AtomicBool::new(false),
         }))
     }
 
     /// From now on a write that waits for longer than this, while the peer takes nothing, fails. Looked at every
     /// quarter of a second.
-    ///
-    /// # Errors
-    /// What the system says; never on Unix.
-    pub fn limit_writes(&self, limit: Duration) -> io::Result<()> {
-        // Where writes do not wait in slices, the system itself has to end them.
-        #[cfg(not(unix))]
-        self.stream.set_write_timeout(Some(limit))?;
+    pub fn limit_writes(&self, limit: Duration) {
         let ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         self.write_limit.store(ms.max(1), Ordering::Relaxed);
-        Ok(())
     }
 
     /// The stream, for registering it with a poller.
@@ -230,44 +253,107 @@ impl Socket {
     /// One read. `Ok(0)` is the peer's FIN.
     pub fn read(&self, buffer: &mut [u8], wait: Wait) -> io::Result<usize> {
         loop {
-            let result = match wait {
-                Wait::Patient => (&self.stream).read(buffer),
-                Wait::Never => self.read_now(buffer),
-            };
+            let result = self.read_once(buffer, wait);
             // The mark first: abort wakes a blocked read with what looks like an orderly end.
             self.check()?;
             match result {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if is_pause(&e) => return Err(io::ErrorKind::WouldBlock.into()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                #[cfg(windows)]
+                Ok(0) if self.hung_up.load(Ordering::Acquire) => return Ok(0),
                 Ok(0) if self.is_gone() => return Err(io::ErrorKind::ConnectionReset.into()),
                 other => return other,
             }
         }
     }
 
-    #[cfg(unix)]
-    fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        use rustix::net::{RecvFlags, recv};
-        let (_, n) = recv(&self.stream, buffer, RecvFlags::DONTWAIT)?;
-        Ok(n)
+    /// Wakes the reading half with an end.
+    pub(crate) fn hang_up(&self) {
+        // An error means that it has one already.
+        #[cfg(unix)]
+        let _ = self.stream.shutdown(Shutdown::Read);
+        // There a shutdown wakes nobody, and makes a reset of what comes afterwards.
+        #[cfg(windows)]
+        {
+            self.hung_up.store(true, Ordering::Release);
+            self.ring();
+        }
     }
 
-    #[cfg(not(unix))]
-    fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&self.stream).read(buffer)
+    #[cfg(unix)]
+    fn read_once(&self, buffer: &mut [u8], wait: Wait) -> io::Result<usize> {
+        use rustix::net::{RecvFlags, recv};
+        match wait {
+            Wait::Patient => (&self.stream).read(buffer),
+            Wait::Never => {
+                let (_, n) = recv(&self.stream, buffer, RecvFlags::DONTWAIT)?;
+                Ok(n)
+            }
+        }
+    }
+
+    #[cfg(windows)]
+    fn read_once(&self, buffer: &mut [u8], wait: Wait) -> io::Result<usize> {
+        if self.hung_up.load(Ordering::Acquire) {
+            return Ok(0);
+        }
+        match (&self.stream).read(buffer) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && wait == Wait::Patient => {
+                self.wait_for(PollFlags::IN, REST_AFTER)?;
+                (&self.stream).read(buffer)
+            }
+            other => other,
+        }
     }
 
     /// Whether a write of a few KiB would be taken at once, or fail at once.
-    #[cfg(unix)]
     pub(crate) fn is_writable(&self) -> bool {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        use rustix::event::Timespec;
         let mut fds = [PollFd::new(&self.stream, PollFlags::OUT)];
         matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1))
     }
 
-    #[cfg(not(unix))]
-    pub(crate) fn is_writable(&self) -> bool {
-        false
+    /// Waits until the socket is ready for this, has ended or is lost; at most for `limit`. Whether it is.
+    #[cfg(windows)]
+    fn wait_for(&self, what: PollFlags, limit: Duration) -> io::Result<bool> {
+        let limit = limit.try_into().map_err(io::Error::other)?;
+        let mut fds = [PollFd::new(&self.stream, what)];
+        poll(&mut fds, Some(&limit))?;
+        let now = fds[0].revents();
+        if now.contains(PollFlags::ERR) {
+            self.mark_lost();
+        }
+        Ok(now.intersects(what))
+    }
+
+    /// A poller was told that the connection was reset. It may be the only one who is.
+    #[cfg(windows)]
+    pub(crate) fn mark_lost(&self) {
+        self.lost.store(true, Ordering::Release);
+    }
+
+    /// Calls this when the mark is set, or when nobody wants to hear the peer any more; at once when it is so already.
+    /// One at a time; `None` takes it back.
+    #[cfg(windows)]
+    pub(crate) fn ring_at_end(&self, bell: Option<Bell>) {
+        *self.bell() = bell;
+        if self.is_aborted() || self.hung_up.load(Ordering::Acquire) {
+            self.ring();
+        }
+    }
+
+    #[cfg(windows)]
+    fn ring(&self) {
+        if let Some(bell) = &*self.bell() {
+            bell();
+        }
+    }
+
+    #[cfg(windows)]
+    fn bell(&self) -> MutexGuard<'_, Option<Bell>> {
+        self.bell.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the connection was reset, for a read that has met what looks like an end.
@@ -275,8 +361,12 @@ impl Socket {
     /// The system reports a reset once, to whichever half asks first; after that a read gets 0. But
     /// a FIN alone leaves the connection in place until we have sent ours, so a connection that has
     /// no peer any more before that was reset. Once ours is sent no write can have taken the report:
-    /// a sink that failed does not finish.
+    /// a sink that failed does not finish. Elsewhere than on Unix a connection without a peer may still have its
+    /// address, so there whoever is told leaves a mark.
     fn is_gone(&self) -> bool {
+        if cfg!(windows) && self.lost.load(Ordering::Acquire) {
+            return true;
+        }
         // In this order: with `finished` read first, our FIN could go out in between.
         self.stream.peer_addr().is_err() && !self.finished.load(Ordering::Acquire)
     }
@@ -291,19 +381,40 @@ impl Socket {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => (bytes, stuck) = (&bytes[n..], None),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if is_pause(&e) => {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     let since = *stuck.get_or_insert_with(Instant::now);
                     self.check_limit(since)?;
+                    #[cfg(windows)]
+                    self.wait_to_write()?;
                 }
-                Err(e) => return Err(e),
+                Err(e) => return Err(self.note(e)),
             }
         }
         Ok(())
     }
 
+    /// The slice that on Unix the call itself waits for.
+    #[cfg(windows)]
+    fn wait_to_write(&self) -> io::Result<()> {
+        if !self.wait_for(PollFlags::OUT, WRITE_SLICE)? {
+            // `WSAPoll` also returns, at once and every time, because the peer has announced its end.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// What a write was told, in case nobody is told again.
+    fn note(&self, e: io::Error) -> io::Error {
+        use io::ErrorKind as K;
+        if matches!(e.kind(), K::ConnectionReset | K::ConnectionAborted) {
+            self.lost.store(true, Ordering::Release);
+        }
+        e
+    }
+
     fn check_limit(&self, since: Instant) -> io::Result<()> {
         let limit = self.write_limit.load(Ordering::Relaxed);
-        if limit == 0 || cfg!(unix) && since.elapsed() < Duration::from_millis(limit) {
+        if limit == 0 || since.elapsed() < Duration::from_millis(limit) {
             return Ok(());
         }
         let what = format!(
@@ -321,7 +432,7 @@ impl Socket {
         self.check()?;
         match self.write_now(bytes) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            other => other,
+            other => other.map_err(|e| self.note(e)),
         }
     }
 
@@ -332,11 +443,9 @@ impl Socket {
         Ok(send(&self.stream, bytes, flags)?)
     }
 
-    /// Nobody asks here: no sink is ever ready.
-    #[cfg(not(unix))]
-    #[allow(clippy::unused_self)]
-    fn write_now(&self, _bytes: &[u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::WouldBlock.into())
+    #[cfg(windows)]
+    fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        (&self.stream).write(bytes)
     }
 
     /// Sends a FIN; the other direction stays open. Refused under the mark.
@@ -349,12 +458,6 @@ impl Socket {
             other => other,
         }
     }
-}
-
-/// Whether a call merely gave up waiting. Windows calls that `TimedOut`; on Unix this is the name of
-/// a connection that has died of silence.
-fn is_pause(e: &io::Error) -> bool {
-    e.kind() == io::ErrorKind::WouldBlock || cfg!(windows) && e.kind() == io::ErrorKind::TimedOut
 }
 
 fn aborted() -> io::Error {
@@ -371,10 +474,8 @@ impl Abortable for Socket {
         let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         // Wakes a blocked read. Only the reading side: shutting the writing side would send a FIN.
         let _ = self.stream.shutdown(Shutdown::Read);
-        // Where a write has no timeout nothing else wakes it. The far application may see an end before
-        // the reset there.
-        #[cfg(not(unix))]
-        let _ = self.stream.shutdown(Shutdown::Both);
+        #[cfg(windows)]
+        self.ring();
     }
 }
 
@@ -507,7 +608,6 @@ impl Sink for TcpSink {
     }
 
     fn hang_up(&mut self) {
-        // Wakes the reading half with an end; an error means that it has one already.
-        let _ = self.socket.stream.shutdown(Shutdown::Read);
+        self.socket.hang_up();
     }
 }

@@ -1,7 +1,7 @@
 //! Files that must survive a power cut: whole or not there, never half.
 //!
 //! ```text
-//!   create temp (0600, new name, same folder)
+//!   create temp (owner only, new name, same folder)
 //!        │ write all
 //!        │ fsync file            a crash up to here leaves the old file untouched
 //!        ▼
@@ -19,12 +19,13 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::{error, fmt};
 
-/// Who may read a file that we write. Only Unix knows the difference.
+/// Who may read a file that we write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Its owner alone (mode 0600): keys, and configuration that holds a key.
+    /// Its owner alone (mode 0600; on Windows its owner, the system and the administrators): keys, and configuration
+    /// that holds a key.
     Private,
-    /// Whoever the umask allows (mode 0666 before the umask).
+    /// Whoever the umask allows (mode 0666 before the umask), or what the folder hands down.
     Shared,
 }
 
@@ -140,6 +141,10 @@ enum Publish {
 /// The steps as the system does them. The tests let one of them fail, or stop the world there.
 trait Disk {
     fn create(&self, temp: &Path, access: Access) -> io::Result<File> {
+        #[cfg(windows)]
+        if access == Access::Private {
+            return crate::winapi::create_private(temp);
+        }
         let mut options = OpenOptions::new();
         options.write(true).create_new(true);
         #[cfg(unix)]
@@ -150,8 +155,6 @@ trait Disk {
                 Access::Shared => 0o666,
             });
         }
-        #[cfg(not(unix))]
-        let _ = access;
         options.open(temp)
     }
     fn write(&self, file: &mut File, bytes: &[u8]) -> io::Result<()> {

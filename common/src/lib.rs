@@ -23,6 +23,8 @@ pub mod relay;
 pub mod resources;
 pub mod service;
 pub mod signals;
+#[cfg(windows)]
+mod winapi;
 pub mod wire;
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 //!
 //! | signal | means |
 //! | --- | --- |
-//! | SIGINT (Ctrl+C), SIGTERM, every console event of Windows | stop |
+//! | SIGINT (Ctrl+C), SIGTERM; on Windows Ctrl+C and Ctrl+Break | stop |
+//! | on Windows: the console is closed, the system goes down | stop, within the 5 s or so that Windows gives |
+//! | on Windows: a user logs off | go on: only services are told |
 //! | SIGHUP, with a log file | go on; the log file is opened anew (logrotate has moved it) |
 //! | SIGHUP, stdout is no terminal | go on: a service, or `nohup`; there is nothing to do |
 //! | SIGHUP otherwise | stop: the terminal we run in was closed |
@@ -42,7 +44,7 @@ pub fn handle(mut handler: impl FnMut() + Send + 'static) -> io::Result<()> {
     }
     *it = Stop::Handler(Box::new(handler));
     drop(it);
-    system::handle(stop)
+    system::handle()
 }
 
 #[cfg(unix)]
@@ -55,7 +57,7 @@ mod system {
 
     use crate::log as logging;
 
-    pub(super) fn handle(mut stop: impl FnMut() + Send + 'static) -> io::Result<()> {
+    pub(super) fn handle() -> io::Result<()> {
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
         thread::Builder::new()
             .name("signals".to_owned())
@@ -64,7 +66,7 @@ mod system {
             .spawn(move || {
                 for signal in signals.forever() {
                     if signal != SIGHUP || !goes_on_at_hangup() {
-                        stop();
+                        super::stop();
                     }
                 }
             })?;
@@ -89,8 +91,64 @@ mod system {
 #[cfg(windows)]
 mod system {
     use std::io;
+    use std::thread;
 
-    pub(super) fn handle(stop: impl FnMut() + Send + 'static) -> io::Result<()> {
-        ctrlc::set_handler(stop).map_err(io::Error::other)
+    use crate::winapi::{self, ConsoleEvent};
+
+    pub(super) fn handle() -> io::Result<()> {
+        ctrlc::set_handler(super::stop).map_err(io::Error::other)?;
+        // Who comes last is asked first: of the rest ctrlc tells neither the kind, nor can it hold it up.
+        winapi::on_console_event(answer)
+    }
+
+    /// What an event asks for.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub(super) enum Meaning {
+        Stop,
+        /// Stop, and the process is ended as soon as the answer is given.
+        StopAndHold,
+        GoOn,
+    }
+
+    pub(super) fn meaning(event: ConsoleEvent) -> Meaning {
+        match event {
+            ConsoleEvent::CtrlC | ConsoleEvent::CtrlBreak => Meaning::Stop,
+            ConsoleEvent::Close | ConsoleEvent::Shutdown => Meaning::StopAndHold,
+            // Only services hear of it, and whoever it was that has logged off, it was not them.
+            ConsoleEvent::Logoff => Meaning::GoOn,
+        }
+    }
+
+    /// In a thread that Windows has made for it. Whether that was all; if not, ctrlc is asked.
+    fn answer(event: ConsoleEvent) -> bool {
+        match meaning(event) {
+            Meaning::Stop => false,
+            Meaning::GoOn => {
+                log::info!("a user has logged off; this program goes on");
+                true
+            }
+            Meaning::StopAndHold => {
+                super::stop();
+                loop {
+                    // The end of main ends this thread, too; if that takes too long, Windows does.
+                    thread::park();
+                }
+            }
+        }
+    }
+}
+
+#[cfg(all(test, windows))]
+mod tests {
+    use super::system::{Meaning, meaning};
+    use crate::winapi::ConsoleEvent;
+
+    #[test]
+    fn a_closing_console_is_held_up_and_a_logoff_is_not_ours() {
+        assert_eq!(meaning(ConsoleEvent::CtrlC), Meaning::Stop);
+        assert_eq!(meaning(ConsoleEvent::CtrlBreak), Meaning::Stop);
+        assert_eq!(meaning(ConsoleEvent::Close), Meaning::StopAndHold);
+        assert_eq!(meaning(ConsoleEvent::Shutdown), Meaning::StopAndHold);
+        assert_eq!(meaning(ConsoleEvent::Logoff), Meaning::GoOn);
     }
 }

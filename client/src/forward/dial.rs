@@ -130,8 +130,8 @@ impl Server {
         let _ = set_keepalive(&local);
         let local = Socket::new(local)?;
         if let Some(limit) = self.timeouts.write {
-            local.limit_writes(limit)?;
-            server.limit_writes(limit)?;
+            local.limit_writes(limit);
+            server.limit_writes(limit);
         }
         Ok(duplex::tcp_over(local))
     }

@@ -488,17 +488,36 @@ impl EventLoop {
         let Some(ready) = listening.plan.ready(number) else {
             return;
         };
-        if let Err(e) = ready.established.look() {
-            let (problem, peer) = (in_words_of(&e), server.peer_of(&ready.established));
-            if problem.lasts {
-                let now = self.now;
-                if let Some(listening) = self.listening(listener) {
-                    let (what, code) = (problem.text, problem.code);
-                    listening.say(Kind::Server, code, now, format_args!("{peer}: {what}"));
+        let looked = ready.established.look();
+        match looked {
+            Ok(true) if cfg!(windows) => self.watch_again(listener, number),
+            Ok(_) => {}
+            Err(e) => {
+                let (problem, peer) = (in_words_of(&e), server.peer_of(&ready.established));
+                if problem.lasts {
+                    let now = self.now;
+                    if let Some(listening) = self.listening(listener) {
+                        let (what, code) = (problem.text, problem.code);
+                        listening.say(Kind::Server, code, now, format_args!("{peer}: {what}"));
+                    }
                 }
+                self.lose(listener, number);
+                self.go_on(listener);
             }
+        }
+    }
+
+    /// For the poller that tells once.
+    fn watch_again(&mut self, listener: Token, number: u64) {
+        let registry = self.poll.registry().try_clone();
+        let ready = self
+            .listening(listener)
+            .and_then(|listening| listening.plan.ready(number));
+        let (Ok(registry), Some(ready)) = (registry, ready) else {
+            return self.lose(listener, number);
+        };
+        if ready.watch.again(&registry, ready.token).is_err() {
             self.lose(listener, number);
-            self.go_on(listener);
         }
     }
 

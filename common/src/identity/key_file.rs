@@ -141,7 +141,7 @@ pub fn load(path: &Path) -> Result<LoadedKey, KeyFileError> {
     })
 }
 
-/// A warning if the file's mode lets others read a secret. `None` where modes do not exist.
+/// A warning if the file's mode, or its access list on Windows, lets others read a secret.
 pub fn readable_by_others(path: &Path) -> Option<String> {
     #[cfg(unix)]
     {
@@ -155,9 +155,16 @@ pub fn readable_by_others(path: &Path) -> Option<String> {
             )
         })
     }
-    #[cfg(not(unix))]
+    #[cfg(windows)]
     {
-        let _ = path;
-        None
+        // Who may not even ask will not be able to read it either, and that is told in another place.
+        let open = crate::winapi::is_open_to_all(path).unwrap_or(false);
+        // By their numbers: the groups have other names in other languages.
+        open.then(|| {
+            format!(
+                "{path} holds a secret key but every user of this machine may open it; run: icacls \"{path}\" /inheritance:r /grant:r *S-1-3-4:F *S-1-5-18:F *S-1-5-32-544:F",
+                path = path.display()
+            )
+        })
     }
 }

@@ -135,9 +135,9 @@ impl LogFile {
             return Some(open);
         }
         self.looked = now;
-        match fs::metadata(&self.path) {
-            Ok(there) if FileId::of(&there) == open.id => {
-                open.size = there.len();
+        match FileId::of_path(&self.path) {
+            Ok((id, length)) if id == open.id => {
+                open.size = length;
                 Some(open)
             }
             Ok(_) => None,
@@ -245,7 +245,7 @@ fn open_file(path: &Path, now: SystemTime) -> io::Result<Open> {
     let file = options.open(path)?;
     let about = file.metadata()?;
     let mut open = Open {
-        id: FileId::of(&about),
+        id: FileId::of(&file, &about)?,
         regular: about.is_file(),
         size: about.len(),
         written: about.modified().unwrap_or(now),
@@ -286,20 +286,39 @@ fn is_pipe(_: &Metadata) -> bool {
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct FileId(u64, u64);
 
+#[cfg(unix)]
 impl FileId {
-    #[cfg(unix)]
-    fn of(about: &Metadata) -> Self {
+    #[allow(clippy::unnecessary_wraps)]
+    fn of(_: &File, about: &Metadata) -> io::Result<Self> {
         use std::os::unix::fs::MetadataExt as _;
 
-        Self(about.dev(), about.ino())
+        Ok(Self(about.dev(), about.ino()))
     }
 
-    /// The time it was made: std has no better number here yet.
-    #[cfg(not(unix))]
-    fn of(about: &Metadata) -> Self {
-        let made = about.created().unwrap_or(UNIX_EPOCH);
-        let since = made.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self(since.as_secs(), since.subsec_nanos().into())
+    /// Of what has this name now, and how long that is.
+    fn of_path(path: &Path) -> io::Result<(Self, u64)> {
+        use std::os::unix::fs::MetadataExt as _;
+
+        let about = fs::metadata(path)?;
+        Ok((Self(about.dev(), about.ino()), about.len()))
+    }
+}
+
+/// Not the time it was made: NTFS gives that to the next file of the same name, too.
+#[cfg(windows)]
+impl FileId {
+    fn of(file: &File, _: &Metadata) -> io::Result<Self> {
+        Ok(Self(0, crate::winapi::file_id(file)?))
+    }
+
+    /// Of what has this name now, and how long that is.
+    fn of_path(path: &Path) -> io::Result<(Self, u64)> {
+        use std::os::windows::fs::OpenOptionsExt as _;
+
+        // To ask about it, not to read it: nobody who has it open can object.
+        let file = OpenOptions::new().access_mode(0).open(path)?;
+        let about = file.metadata()?;
+        Ok((Self::of(&file, &about)?, about.len()))
     }
 }
 

@@ -9,7 +9,7 @@
 //! A socket here stays blocking; this thread asks it only for what is there, and writes only where
 //! that does not wait, so that one connection never holds up the others. The poller reports edges:
 //! a socket stays registered while its pump is nudged here, and a lively terminal costs three system
-//! calls a keystroke.
+//! calls a keystroke (on Windows one more, to be told of the next).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -37,6 +37,9 @@ struct Shared {
     next: AtomicUsize,
     resting: AtomicUsize,
     stopped: AtomicBool,
+    /// Whose sockets were ended from our side: only on Windows does the poller not know.
+    #[cfg(windows)]
+    rung: Mutex<Vec<Token>>,
 }
 
 struct Resting {
@@ -48,13 +51,18 @@ impl Shared {
     fn arrivals(&self) -> MutexGuard<'_, Vec<(Token, Resting)>> {
         self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    #[cfg(windows)]
+    fn rung(&self) -> MutexGuard<'_, Vec<Token>> {
+        self.rung.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The side of everybody else.
 pub(super) struct Rester {
     shared: Arc<Shared>,
     registry: Registry,
-    waker: Waker,
+    waker: Arc<Waker>,
 }
 
 /// The poller thread's side.
@@ -68,7 +76,7 @@ impl Rester {
     pub(super) fn new() -> io::Result<(Self, Run)> {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
-        let waker = Waker::new(poll.registry(), WAKER)?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let shared = Arc::new(Shared {
             next: AtomicUsize::new(WAKER.0 + 1),
             ..Shared::default()
@@ -105,11 +113,24 @@ impl Rester {
         arrivals.push((token, Resting { job, watch }));
         let (_, resting) = arrivals.last_mut().expect("pushed in the line above");
         if resting.watch.register(&self.registry, token).is_ok() {
+            #[cfg(windows)]
+            resting.watch.ring_at_end(self.bell(token));
             self.shared.resting.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
         let (_, resting) = arrivals.pop().expect("pushed above, under the same lock");
         Err(resting.job)
+    }
+
+    #[cfg(windows)]
+    fn bell(&self, token: Token) -> impl Fn() + Send + 'static {
+        let (shared, waker) = (Arc::downgrade(&self.shared), self.waker.clone());
+        move || {
+            if let Some(shared) = shared.upgrade() {
+                shared.rung().push(token);
+                let _ = waker.wake();
+            }
+        }
     }
 
     /// A token that nothing has, but for the wrap after 4 billion rests on 32 bits; see
@@ -147,8 +168,35 @@ impl Run {
                 }
             }
             for event in &events {
+                #[cfg(windows)]
+                self.note_loss(event);
                 self.ready(event.token(), &mut wake);
             }
+            #[cfg(windows)]
+            self.answer_bells(&mut wake);
+        }
+    }
+
+    /// A reset may be told to the poller alone; then a read would find what looks like an end.
+    #[cfg(windows)]
+    fn note_loss(&mut self, event: &mio::event::Event) {
+        if !event.is_write_closed() {
+            return;
+        }
+        if let Some(resting) = self.table.get(&event.token()) {
+            resting.watch.mark_lost();
+        } else if let Some((_, resting)) =
+            (self.shared.arrivals().iter()).find(|(token, _)| *token == event.token())
+        {
+            resting.watch.mark_lost();
+        }
+    }
+
+    #[cfg(windows)]
+    fn answer_bells(&mut self, wake: &mut impl FnMut(Job)) {
+        let rung = std::mem::take(&mut *self.shared.rung());
+        for token in rung {
+            self.ready(token, wake);
         }
     }
 
@@ -163,19 +211,19 @@ impl Run {
             Job::Pump(pump) => pump.nudge_caught(),
             Job::Task(_) | Job::Note(_) => Nudged::Busy,
         };
-        if nudged == Nudged::Silent {
+        if nudged == Nudged::Silent && resting.watch.again(self.poll.registry(), token).is_ok() {
             return;
         }
-        let Some(Resting { job, mut watch }) = self.table.remove(&token) else {
+        let Some(Resting { job, watch }) = self.table.remove(&token) else {
             return;
         };
-        self.forget(&mut watch);
+        self.forget(watch);
         match job {
             Job::Note(note) => {
                 // A panic is its owner's loss, not that of everybody who rests.
                 let _ = catch_unwind(AssertUnwindSafe(note));
             }
-            job if nudged == Nudged::Busy => wake(job),
+            job if nudged != Nudged::Over => wake(job),
             _ => {}
         }
     }
@@ -184,21 +232,24 @@ impl Run {
     /// the tokens came round goes to a worker, and gets another the next time.
     fn settle(&mut self, wake: &mut impl FnMut(Job)) {
         let arrivals = std::mem::take(&mut *self.shared.arrivals());
-        for (token, mut resting) in arrivals {
+        for (token, resting) in arrivals {
             match self.table.entry(token) {
                 Entry::Vacant(place) => {
                     place.insert(resting);
                 }
                 Entry::Occupied(_) => {
-                    self.forget(&mut resting.watch);
+                    self.forget(resting.watch);
                     wake(resting.job);
                 }
             }
         }
     }
 
-    fn forget(&mut self, watch: &mut Watch) {
+    /// The watch goes here and now: where it has a handle of its own, that must not be what keeps a connection open
+    /// once its pump is over.
+    fn forget(&mut self, mut watch: Watch) {
         watch.deregister(self.poll.registry());
+        drop(watch);
         self.shared.resting.fetch_sub(1, Ordering::Relaxed);
         budget::shrink(&mut self.table);
     }

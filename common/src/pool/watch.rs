@@ -30,6 +30,13 @@ impl Watch {
         )
     }
 
+    /// To be called after everything was read that was there: tells again when there is more. Here the poller
+    /// does that by itself.
+    #[allow(clippy::unnecessary_wraps, clippy::unused_self)]
+    pub fn again(&mut self, _: &Registry, _: Token) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Takes it out again.
     pub fn deregister(&mut self, registry: &Registry) {
         use std::os::fd::AsRawFd;
@@ -38,26 +45,47 @@ impl Watch {
     }
 }
 
-/// A second handle on the socket: the poller of this system takes no other.
-#[cfg(not(unix))]
-pub struct Watch(mio::net::TcpStream);
+/// With a second handle on the socket: the poller of this system takes no other.
+#[cfg(windows)]
+pub struct Watch {
+    handle: mio::net::TcpStream,
+    socket: Arc<Socket>,
+}
 
-#[cfg(not(unix))]
+#[cfg(windows)]
 impl Watch {
     /// Of this socket. Only elsewhere than on Unix can that fail.
     pub fn new(socket: Arc<Socket>) -> io::Result<Self> {
-        Ok(Self(mio::net::TcpStream::from_std(
-            socket.stream().try_clone()?,
-        )))
+        Ok(Self {
+            handle: mio::net::TcpStream::from_std(socket.stream().try_clone()?),
+            socket,
+        })
     }
 
     /// Tells `token` when there is something to read; also if there is already.
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        registry.register(&mut self.0, token, Interest::READABLE)
+        registry.register(&mut self.handle, token, Interest::READABLE)
+    }
+
+    /// Calls `bell` when the socket is ended from our side, which the poller is not told.
+    pub(super) fn ring_at_end(&self, bell: impl Fn() + Send + 'static) {
+        self.socket.ring_at_end(Some(Box::new(bell)));
+    }
+
+    /// Passes on that the poller was told of a reset.
+    pub(super) fn mark_lost(&self) {
+        self.socket.mark_lost();
+    }
+
+    /// To be called after everything was read that was there: tells again when there is more. The poller tells
+    /// once, and would know by itself only of what is read through its own handle.
+    pub fn again(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.reregister(&mut self.handle, token, Interest::READABLE)
     }
 
     /// Takes it out again.
     pub fn deregister(&mut self, registry: &Registry) {
-        let _ = registry.deregister(&mut self.0);
+        self.socket.ring_at_end(None);
+        let _ = registry.deregister(&mut self.handle);
     }
 }

@@ -3,6 +3,7 @@
 
 use std::io::{self, ErrorKind};
 use std::thread;
+#[cfg(target_os = "linux")]
 use std::time::Duration;
 
 use minitcptunnel_common::relay::{Side as PairSide, Why};

@@ -237,7 +237,7 @@ pub(crate) fn refused_certificate(kind: Kind) {
         }
         let mut done = outcome(client).unwrap();
         if looked_at {
-            let mut looked = Ok(());
+            let mut looked = Ok(true);
             eventually("it is told", || {
                 looked = done.look();
                 looked.is_err()
@@ -300,7 +300,7 @@ pub(crate) fn ready_and_gone(kind: Kind) {
     let ledger = Default::default();
     let mut duplex = minitcptunnel_common::channel::tls::duplex(client, socket, &ledger);
     duplex.sink.finish().unwrap();
-    let mut looked = Ok(());
+    let mut looked = Ok(true);
     eventually("it is told", || {
         looked = ours.look();
         looked.is_err()

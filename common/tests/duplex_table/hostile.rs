@@ -13,7 +13,7 @@ use minitcptunnel_common::wire::frame::{FIN, Opener, Sealer};
 use minitcptunnel_common::wire::message::Kind as Type;
 
 use crate::path::{Hand, Kind, Layer, Reader, Seen, Side, dress, failed, keys, start};
-use crate::rig::{Content, PATIENCE, link};
+use crate::rig::{Content, PATIENCE, link, receive};
 
 /// A left end in our own hands, and the honest right one.
 pub(crate) struct Forger {
@@ -120,7 +120,7 @@ impl Forger {
             let ended = ended.recv_timeout(PATIENCE).unwrap();
             assert!(failed(&ended, &[ErrorKind::InvalidData]), "{ended}");
             // The forger is cut, too.
-            let e = self.stream.read(&mut [0]).unwrap_err();
+            let e = receive(&self.stream, &mut [0], PATIENCE).unwrap_err();
             assert_eq!(e.kind(), ErrorKind::ConnectionReset);
         }
     }

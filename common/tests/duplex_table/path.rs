@@ -25,7 +25,7 @@ use minitcptunnel_common::wire::frame::{Opener, Sealer};
 use minitcptunnel_common::wire::keys::DirectionKey;
 use socket2::SockRef;
 
-use crate::rig::{Content, Cut, PATIENCE, Plan, Wire, eventually, link};
+use crate::rig::{Content, Cut, PATIENCE, Plan, Wire, eventually, link, receive};
 use crate::tls;
 
 /// What the channel in the middle is made of.
@@ -188,9 +188,13 @@ pub(crate) struct App {
 
 impl App {
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match (&self.stream).read(buffer) {
+        match receive(&self.stream, buffer, PATIENCE) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 panic!("nothing came for {PATIENCE:?}")
+            }
+            // Wine leaves the connection its address.
+            Ok(0) if cfg!(windows) && self.was_reset.load(Ordering::Acquire) => {
+                Err(io::ErrorKind::ConnectionReset.into())
             }
             // Neither an end nor alive. (A reset behind an end is called a broken pipe.)
             Ok(0) if self.stream.peer_addr().is_err() => {
@@ -210,7 +214,12 @@ impl App {
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
         self.writing.store(true, Ordering::Release);
         let result = (&self.stream).write_all(bytes);
-        if matches!(&result, Err(e) if e.kind() == io::ErrorKind::ConnectionReset) {
+        // Windows also calls it an abort.
+        let reset = [
+            io::ErrorKind::ConnectionReset,
+            io::ErrorKind::ConnectionAborted,
+        ];
+        if matches!(&result, Err(e) if reset.contains(&e.kind())) {
             self.was_reset.store(true, Ordering::Release);
         }
         self.writing.store(false, Ordering::Release);
@@ -351,7 +360,6 @@ pub(crate) struct Side {
 
 impl Side {
     pub(crate) fn app(stream: TcpStream) -> Self {
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let app = Arc::new(App {
             stream,
             writing: AtomicBool::new(false),

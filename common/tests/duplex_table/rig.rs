@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 
 /// How long anything may take that has no bound of its own; reaching it is a failure.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// Wine needs more of it: every call that is not done at once is a conversation with its server.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(if cfg!(windows) { 60 } else { 20 });
 
 /// Waits for a condition.
 pub(crate) fn eventually(what: &str, condition: impl FnMut() -> bool) {
@@ -55,6 +56,37 @@ pub(crate) fn link() -> (TcpStream, TcpStream) {
         Ok((one, two))
     });
     made.expect("a loopback connection; the table needs about 4,000 descriptors (ulimit -n)")
+}
+
+/// One read of a blocking socket that is told of a reset, and waits for no longer than this (`WouldBlock`).
+///
+/// On Unix that is what a read is. Wine tells a reset to whoever waits, and nothing to the read that comes after it, so
+/// there the waiting is done apart, as our own sockets do it; Windows allows both.
+pub(crate) fn receive(
+    mut stream: &TcpStream,
+    buffer: &mut [u8],
+    limit: Duration,
+) -> io::Result<usize> {
+    #[cfg(windows)]
+    {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let mut fds = [PollFd::new(stream, PollFlags::IN)];
+        if poll(&mut fds, Some(&limit.try_into().unwrap()))? == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let was_reset = fds[0].revents().contains(PollFlags::ERR);
+        match stream.read(buffer) {
+            Ok(0) if was_reset => Err(io::ErrorKind::ConnectionReset.into()),
+            other => other,
+        }
+    }
+    #[cfg(unix)]
+    {
+        if stream.read_timeout()? != Some(limit) {
+            stream.set_read_timeout(Some(limit))?;
+        }
+        stream.read(buffer)
+    }
 }
 
 /// A small generator (splitmix64): the same numbers for the same seed.
@@ -295,11 +327,29 @@ impl Shared {
         }
     }
 
-    fn pass(&self, lane: usize, mut from: &TcpStream, to: &TcpStream) -> io::Result<()> {
+    #[cfg(unix)]
+    fn read(&self, mut from: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+        from.read(buffer)
+    }
+
+    /// On Windows a cut wakes no read, so it has to look.
+    #[cfg(windows)]
+    fn read(&self, from: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match receive(from, buffer, Duration::from_millis(20)) {
+                Err(e)
+                    if e.kind() == io::ErrorKind::WouldBlock
+                        && !self.is_cut.load(Ordering::Acquire) => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn pass(&self, lane: usize, from: &TcpStream, to: &TcpStream) -> io::Result<()> {
         let mut buffer = vec![0; 64 * 1024];
         let (mut pending, mut frames, mut held) = (Vec::new(), 0, None);
         loop {
-            let n = from.read(&mut buffer)?;
+            let n = self.read(from, &mut buffer)?;
             if n == 0 {
                 // The other lane may have been told of a reset in our place.
                 let gone = from.peer_addr().is_err();
@@ -373,8 +423,11 @@ impl Shared {
         loop {
             match to.write(bytes) {
                 Err(e)
-                    if e.kind() == io::ErrorKind::WouldBlock
-                        && !self.is_cut.load(Ordering::Acquire) => {}
+                    if matches!(
+                        e.kind(),
+                        // What Windows calls it.
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) && !self.is_cut.load(Ordering::Acquire) => {}
                 other => return other,
             }
         }

@@ -37,7 +37,9 @@ fn the_full_example_spells_out_the_defaults() {
         .join("../tests/examples/full")
         .join(YAML);
     let full = load(Some(&path), &Overrides::default()).unwrap().config;
-    let folder = path.parent().unwrap();
+    // As Windows writes it when it is made absolute.
+    let folder = std::path::absolute(path.parent().unwrap()).unwrap();
+    let folder = folder.as_path();
     let bare = load(None, &Overrides::default()).unwrap().config;
     let here = std::env::current_dir().unwrap();
     assert_eq!(bare.identity_key_file, here.join("server_identity_key.hex"));

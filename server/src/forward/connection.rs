@@ -254,8 +254,7 @@ fn join(
     let socket = established.socket().clone();
     if let Some(limit) = service.timeouts.write {
         for socket in [&target, &socket] {
-            let limited = socket.limit_writes(limit);
-            limited.map_err(|e| why(Kind::Accept, e))?;
+            socket.limit_writes(limit);
         }
     }
     let ledger = Ledger {

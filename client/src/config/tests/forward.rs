@@ -18,7 +18,9 @@ fn the_example_means_what_it_says() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../tests/examples/forward")
         .join(YAML);
-    let folder = path.parent().unwrap();
+    // As Windows writes it when it is made absolute.
+    let folder = std::path::absolute(path.parent().unwrap()).unwrap();
+    let folder = folder.as_path();
     let config = load(&path, Pinning::Required).unwrap().config;
     assert!(config.reverse.is_none());
     let expected = Forward {

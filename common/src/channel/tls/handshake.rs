@@ -371,12 +371,13 @@ impl Established {
     }
 
     /// Looks at what has come on a connection that nobody uses yet, without waiting. With TLS 1.3 a client
-    /// learns here at the earliest that its certificate is refused. Plaintext is kept for the duplex.
+    /// learns here at the earliest that its certificate is refused. Plaintext is kept for the duplex. Whether looking
+    /// again makes sense, when more has come: not once there is much plaintext.
     ///
     /// # Errors
     /// The connection is of no use any more; [`HandshakeError::Cut`] also where the peer has ended it as it
     /// should.
-    pub fn look(&mut self) -> Result<(), HandshakeError> {
+    pub fn look(&mut self) -> Result<bool, HandshakeError> {
         let handshake = &mut self.0;
         loop {
             while handshake.open_next()? {}
@@ -385,9 +386,10 @@ impl Established {
                 return Err(HandshakeError::Cut);
             }
             // What is more than a greeting is left to the duplex, and to the system until then.
-            if handshake.early.len() >= EARLY_MAX || !handshake.receive(Wait::Never)? {
+            let enough = handshake.early.len() >= EARLY_MAX;
+            if enough || !handshake.receive(Wait::Never)? {
                 handshake.rest();
-                return Ok(());
+                return Ok(!enough);
             }
         }
     }

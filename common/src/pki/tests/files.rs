@@ -165,6 +165,7 @@ impl Site {
         }
     }
 
+    #[cfg(unix)]
     fn tls(&self) -> ServerTls {
         ServerTls::load(&self.settings).expect("good files")
     }

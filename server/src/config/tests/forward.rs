@@ -19,7 +19,9 @@ fn the_example_means_what_it_says() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../tests/examples/forward")
         .join(YAML);
-    let folder = path.parent().unwrap();
+    // As Windows writes it when it is made absolute.
+    let folder = std::path::absolute(path.parent().unwrap()).unwrap();
+    let folder = folder.as_path();
     let config = load(Some(&path), &Overrides::default()).unwrap().config;
     assert!(!config.reverse);
     let expected = Forward {
