@@ -386,6 +386,9 @@ fn tail(path: &Path, lines: u32, follow: bool, out: &mut impl Write) -> io::Resu
 fn start_of_last(file: &mut fs::File, lines: u32) -> io::Result<u64> {
     const BLOCK: u64 = 64 * 1024;
     let end = file.seek(SeekFrom::End(0))?;
+    if lines == 0 {
+        return Ok(end);
+    }
     let mut left = u64::from(lines);
     let mut from = end;
     let mut block = Vec::new();
@@ -406,7 +409,7 @@ fn start_of_last(file: &mut fs::File, lines: u32) -> io::Result<u64> {
         }
         from = begin;
     }
-    Ok(if lines == 0 { end } else { 0 })
+    Ok(0)
 }
 
 #[cfg(test)]
