@@ -34,6 +34,8 @@ mod readers;
 mod regressions;
 /// The reverse tunnel with services of this process: every shape of traffic, every way a connection ends.
 mod reverse;
+/// What the programs tell a service manager, and what `service` gives to each.
+mod service_manager;
 /// The reverse tunnel with other people's programs at both ends.
 mod services;
 /// Data channels that are there before their visitor, and serve again after him.

@@ -15,6 +15,8 @@
 //!
 //! Codes 2, 3, 4 and 6 do not go away by starting the program again: a service manager should not restart on
 //! them (systemd: `RestartPreventExitStatus=2 3 4 6`).
+//!
+//! `service status` speaks to those who ask init scripts instead: 0 it runs, 3 it is stopped, 4 there is none.
 
 use std::fmt;
 

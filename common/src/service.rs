@@ -27,4 +27,4 @@ mod tests;
 pub use command::{Command, Status, Target, perform, run};
 pub use error::ServiceError;
 pub use manager::Manager;
-pub use spec::{How, Role, Use, Wanted};
+pub use spec::{CONFIG, How, Role, Use, Wanted};

@@ -102,6 +102,12 @@ fn uses(config: &Config) -> Vec<Use> {
             how,
         });
     };
+    // With the identity key in it, it is the service's own secret.
+    let how = match config.reverse {
+        Some(_) => How::Owns,
+        None => How::Reads,
+    };
+    add(service::CONFIG, &config.file, how);
     for forward in &config.forwards {
         add(
             "remote_server.server_ca_cert",

@@ -208,6 +208,12 @@ pub fn perform(
                 Command::Start(_) => steps::start(manager, &name),
                 _ => steps::stop(manager, &name),
             };
+            // Where the manager would call it a mistake to ask for what is so already.
+            let wanted = matches!(command, Command::Start(_));
+            if touches && manager.is_of_windows() && runs(&way, &name)?.0 == wanted {
+                let _ = writeln!(out, "{name}: nothing to do");
+                return Ok(Status::Fine);
+            }
             way.take(&[step], out, &mut warnings).map(|()| Status::Fine)
         }
         Command::Status(_) => status(&way, &name, out),
@@ -285,6 +291,16 @@ fn installed(way: &Way, name: &str) -> Result<(), ServiceError> {
     }
 }
 
+/// Whether it runs, and what its manager says about it.
+fn runs(way: &Way, name: &str) -> Result<(bool, String), ServiceError> {
+    let command = steps::status(way.manager, name);
+    let (fine, said) = act::ask(&command)
+        .map_err(|e| ServiceError::Failed(way.typed(&command), format!("could not be run: {e}")))?;
+    // `sc query` succeeds for every service that there is.
+    let runs = fine && (!way.manager.is_of_windows() || said.contains("RUNNING"));
+    Ok((runs, said))
+}
+
 fn status(way: &Way, name: &str, out: &mut impl Write) -> Result<Status, ServiceError> {
     let command = steps::status(way.manager, name);
     if way.print {
@@ -299,11 +315,8 @@ fn status(way: &Way, name: &str, out: &mut impl Write) -> Result<Status, Service
         let _ = writeln!(out, "{name}: installed there");
         return Ok(Status::Stopped);
     }
-    let (fine, said) = act::ask(&command)
-        .map_err(|e| ServiceError::Failed(way.typed(&command), format!("could not be run: {e}")))?;
+    let (runs, said) = runs(way, name)?;
     let _ = writeln!(out, "{}", said.trim_end());
-    // `sc query` succeeds for every service that there is.
-    let runs = fine && (!way.manager.is_of_windows() || said.contains("RUNNING"));
     let _ = writeln!(out, "{name}: {}", if runs { "running" } else { "stopped" });
     Ok(if runs { Status::Fine } else { Status::Stopped })
 }
@@ -386,6 +399,9 @@ fn tail(path: &Path, lines: u32, follow: bool, out: &mut impl Write) -> io::Resu
 fn start_of_last(file: &mut fs::File, lines: u32) -> io::Result<u64> {
     const BLOCK: u64 = 64 * 1024;
     let end = file.seek(SeekFrom::End(0))?;
+    if lines == 0 {
+        return Ok(end);
+    }
     let mut left = u64::from(lines);
     let mut from = end;
     let mut block = Vec::new();
@@ -406,7 +422,7 @@ fn start_of_last(file: &mut fs::File, lines: u32) -> io::Result<u64> {
         }
         from = begin;
     }
-    Ok(if lines == 0 { end } else { 0 })
+    Ok(0)
 }
 
 #[cfg(test)]

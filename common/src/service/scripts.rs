@@ -49,6 +49,7 @@ pub(super) fn openrc(spec: &Spec) -> String {
         "\
 #!/sbin/openrc-run
 # {written_by}
+# shellcheck shell=dash disable=SC2034
 
 name={title}
 description={title}
@@ -111,7 +112,7 @@ pub(super) fn procd(spec: &Spec) -> String {
         "\
 #!/bin/sh /etc/rc.common
 # {written_by}
-# shellcheck shell=dash disable=SC2034
+# shellcheck shell=dash disable=SC2016,SC2034
 
 USE_PROCD=1
 START=99
@@ -167,6 +168,7 @@ pub(super) fn sysv(spec: &Spec) -> String {
 ### END INIT INFO
 # {written_by}
 # SysV init does not start again what has failed.
+# shellcheck disable=SC2016
 
 PATH=/sbin:/usr/sbin:/bin:/usr/bin
 name={name}

@@ -6,6 +6,9 @@ use std::time::Duration;
 use super::{Manager, ServiceError};
 use crate::codes::Code;
 
+/// The "key" of the configuration file itself.
+pub const CONFIG: &str = "--config";
+
 /// Which of the programs.
 #[derive(Clone, Copy, Debug)]
 pub struct Role {
@@ -154,7 +157,7 @@ pub(super) fn spec(
     let text = text.and_then(Result::ok).unwrap_or_default();
     for it in &wanted.uses {
         let path = usable(&it.path)?;
-        if !is_typed(&path, &text) {
+        if it.key != CONFIG && !is_typed(&path, &text) {
             warnings.push(coded(
                 Code::SERVICE_RELATIVE_PATH,
                 &format!(

@@ -188,8 +188,8 @@ fn told(manager: Manager, name: &str, verb: &str) -> Vec<String> {
         Manager::Systemd => format!("systemctl {verb} {name}.service"),
         Manager::Openrc => format!("rc-service {name} {verb}"),
         Manager::Procd | Manager::Sysv => format!("/etc/init.d/{name} {verb}"),
-        // NSSM's services are services like others.
-        Manager::Windows | Manager::Nssm => format!("sc {verb} {name}"),
+        // NSSM's services are services like others. `net` waits for what comes of it, `sc` does not.
+        Manager::Windows | Manager::Nssm => format!("net {verb} {name}"),
     })
 }
 

@@ -15,8 +15,7 @@ pub(super) fn unit(spec: &Spec) -> String {
     let capabilities = if spec.low_ports {
         "CapabilityBoundingSet=CAP_NET_BIND_SERVICE\nAmbientCapabilities=CAP_NET_BIND_SERVICE"
     } else {
-        // A user namespace takes away the last use of root, but lends no port below 1024.
-        "CapabilityBoundingSet=\nAmbientCapabilities=\nPrivateUsers=yes"
+        "CapabilityBoundingSet=\nAmbientCapabilities="
     };
     let home = if spec.in_home { "read-only" } else { "yes" };
     let command: Vec<String> = std::iter::once(word(&spec.executable, Dollar::Plain))

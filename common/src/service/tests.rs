@@ -1,1 +1,356 @@
 //! Texts per manager, held against the files that packagers take.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::act::Way;
+use super::spec::{Choices, Spec, spec};
+use super::steps::{self, Step};
+use super::systemd::Dollar;
+use super::{How, Manager, Role, ServiceError, Use, Wanted, scripts, systemd, windows};
+use crate::scratch::Scratch;
+
+const SERVER: Role = Role {
+    program: "minitcptunnel-server",
+    title: "MiniTCPTunnel server",
+};
+const CLIENT: Role = Role {
+    program: "minitcptunnel-client",
+    title: "MiniTCPTunnel client",
+};
+
+fn wanted(role: Role, config: Option<&str>) -> Wanted {
+    Wanted {
+        role,
+        arguments: Vec::new(),
+        config: config.map(PathBuf::from),
+        log_file: None,
+        configured_log: None,
+        uses: Vec::new(),
+        low_ports: false,
+        grace: Duration::from_secs(5),
+        notes: Vec::new(),
+    }
+}
+
+fn choices(executable: &str) -> Choices {
+    Choices {
+        executable: executable.into(),
+        ..Choices::default()
+    }
+}
+
+fn usual(manager: Manager, role: Role) -> Spec {
+    let config = match role.program {
+        "minitcptunnel-server" => None,
+        _ => Some("/etc/minitcptunnel/client_config.json"),
+    };
+    let choices = choices(&format!("/usr/local/bin/{}", role.program));
+    let (spec, warnings) = spec(manager, &wanted(role, config), &choices).unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    spec
+}
+
+/// With UPDATE_SERVICE_FILES set, writes them anew.
+#[test]
+fn the_files_for_packagers_are_what_is_installed() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/service");
+    let mut checked = 0;
+    for (manager, extension) in [
+        (Manager::Systemd, "service"),
+        (Manager::Openrc, "openrc"),
+        (Manager::Procd, "procd"),
+        (Manager::Sysv, "sysv"),
+    ] {
+        for role in [SERVER, CLIENT] {
+            let steps = steps::install(manager, &usual(manager, role), "nssm");
+            let texts: Vec<&String> = (steps.iter())
+                .filter_map(|step| match step {
+                    Step::File { text, .. } => Some(text),
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(texts.len(), 1, "{manager}");
+            let path = folder.join(format!("{}.{extension}", role.program));
+            if std::env::var_os("UPDATE_SERVICE_FILES").is_some() {
+                fs::create_dir_all(&folder).unwrap();
+                fs::write(&path, texts[0]).unwrap();
+            }
+            let file = fs::read_to_string(&path).unwrap_or_default();
+            assert_eq!(&file, texts[0], "{}", path.display());
+            checked += 1;
+        }
+    }
+    assert_eq!(checked, 8);
+}
+
+#[test]
+fn words_keep_their_signs_in_units() {
+    for (text, first, other) in [
+        ("/usr/bin/x", "/usr/bin/x", "/usr/bin/x"),
+        ("--port", "--port", "--port"),
+        ("/a b/c", "\"/a b/c\"", "\"/a b/c\""),
+        ("/100%", "/100%%", "/100%%"),
+        ("/$HOME", "/$HOME", "/$$HOME"),
+        ("a\"b\\c", "\"a\\\"b\\\\c\"", "\"a\\\"b\\\\c\""),
+        ("it's", "\"it's\"", "\"it's\""),
+        ("-x", "\"-x\"", "\"-x\""),
+        ("", "\"\"", "\"\""),
+        ("/é", "\"/é\"", "\"/é\""),
+        (";", "\";\"", "\";\""),
+    ] {
+        assert_eq!(systemd::word(text, Dollar::Plain), first, "{text}");
+        assert_eq!(systemd::word(text, Dollar::Doubled), other, "{text}");
+    }
+}
+
+/// The very shell is asked what it makes of them.
+#[cfg(unix)]
+#[test]
+fn words_keep_their_signs_in_shells() {
+    for text in [
+        "/usr/bin/x",
+        "a b",
+        "it's",
+        "$HOME `id` \"x\" \\",
+        "",
+        "*",
+        "é",
+        "~",
+        "a;b",
+    ] {
+        let script = format!("printf %s {}", scripts::quoted(text));
+        let out = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8(out.stdout).unwrap(), text);
+    }
+}
+
+#[test]
+fn words_keep_their_signs_on_windows() {
+    for (text, quoted) in [
+        (r"C:\x\y.exe", r"C:\x\y.exe"),
+        (r"C:\a b\c", r#""C:\a b\c""#),
+        (r"C:\a b\", r#""C:\a b\\""#),
+        (r#"a"b"#, r#""a\"b""#),
+        (r#"a\"b"#, r#""a\\\"b""#),
+        ("", "\"\""),
+    ] {
+        assert_eq!(windows::quoted(text), quoted);
+    }
+}
+
+#[test]
+fn relative_paths_become_absolute_and_are_told() {
+    let dir = Scratch::new();
+    let here = std::env::current_dir().unwrap();
+    let config = dir.path().join("server_config.json");
+    let typed = dir.path().join("absolute.log");
+    fs::write(
+        &config,
+        format!(
+            "{{\"logging\":{{\"log_file\":{:?}}}}}",
+            typed.display().to_string()
+        ),
+    )
+    .unwrap();
+    let mut it = wanted(SERVER, Some("odd/server.json"));
+    let (made, warnings) = spec(Manager::Systemd, &it, &choices("/bin/x")).unwrap();
+    let absolute = here.join("odd/server.json").display().to_string();
+    assert_eq!(made.arguments, ["--config", &absolute]);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].starts_with("--config odd/server.json is relative; the service gets /"));
+    assert!(warnings[0].ends_with("(E1508)"), "{warnings:?}");
+
+    it = wanted(SERVER, config.to_str());
+    let uses = |key, name, how| Use {
+        key,
+        path: dir.path().join(name),
+        how,
+    };
+    it.uses = vec![
+        uses("logging.log_file", "absolute.log", How::Writes),
+        uses("identity_key_file", "key.hex", How::Owns),
+    ];
+    it.configured_log = Some(typed.clone());
+    let (made, warnings) = spec(Manager::Systemd, &it, &choices("/bin/x")).unwrap();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(
+        warnings[0].starts_with("identity_key_file is not an absolute path"),
+        "{warnings:?}"
+    );
+    let folder = dir.path().display().to_string();
+    assert_eq!(made.writable, std::slice::from_ref(&folder));
+    assert_eq!(made.log_file, Some(typed.display().to_string()));
+    assert!(made.own.is_empty());
+    assert!(
+        systemd::unit(&made).contains(&format!("\nReadWritePaths={folder}\nProtectHome=yes\n"))
+    );
+    // A key that is there is given to the service's user, and its folder stays closed.
+    fs::write(dir.path().join("key.hex"), "x").unwrap();
+    it.uses.remove(0);
+    it.configured_log = None;
+    let (made, _) = spec(Manager::Systemd, &it, &choices("/bin/x")).unwrap();
+    assert_eq!(made.own, [dir.path().join("key.hex").display().to_string()]);
+    assert!(made.writable.is_empty(), "{:?}", made.writable);
+}
+
+#[test]
+fn what_cannot_be_handed_over_is_refused() {
+    for (config, name, user) in [
+        ("/etc/a\nExecStart=/bin/evil", None, None),
+        ("/etc/a", Some("a/b"), None),
+        ("/etc/a", Some("-a"), None),
+        ("/etc/a", Some(""), None),
+        ("/etc/a", None, Some("a b")),
+        ("/etc/a", None, Some("$(id)")),
+    ] {
+        let choices = Choices {
+            name: name.map(str::to_owned),
+            user: user.map(str::to_owned),
+            ..choices("/bin/x")
+        };
+        let e = spec(Manager::Systemd, &wanted(SERVER, Some(config)), &choices).unwrap_err();
+        assert!(
+            matches!(e, ServiceError::Unusable(..)),
+            "{config} {name:?} {user:?}: {e}"
+        );
+    }
+}
+
+#[test]
+fn low_ports_cost_one_capability_and_no_more() {
+    let mut it = usual(Manager::Systemd, SERVER);
+    let without = systemd::unit(&it);
+    assert!(without.contains("\nCapabilityBoundingSet=\nAmbientCapabilities=\nNoNew"));
+    it.low_ports = true;
+    let with = systemd::unit(&it);
+    assert!(with.contains(
+        "\nCapabilityBoundingSet=CAP_NET_BIND_SERVICE\nAmbientCapabilities=CAP_NET_BIND_SERVICE\nNoNew"
+    ));
+    let set = Step::Run(
+        ["setcap", "cap_net_bind_service=+ep", &it.executable]
+            .map(str::to_owned)
+            .to_vec(),
+    );
+    assert!(steps::install(Manager::Sysv, &it, "nssm").contains(&set));
+    assert!(scripts::openrc(&it).contains("\ncapabilities=\"^cap_net_bind_service\"\n"));
+    assert!(scripts::procd(&it).contains("\tprocd_set_param user root\n"));
+}
+
+#[test]
+fn windows_gets_one_command_per_fact() {
+    let mut it = wanted(SERVER, Some("/C/a b.json"));
+    it.log_file = Some("/C/log".into());
+    let (mut made, _) = spec(Manager::Windows, &it, &choices("/C/Program Files/x.exe")).unwrap();
+    made.state_dir = r"C:\Data\x".to_owned();
+    let commands = windows::native(&made);
+    assert_eq!(
+        commands[0][..4],
+        ["sc", "create", "minitcptunnel-server", "binPath="]
+    );
+    assert_eq!(
+        commands[0][4],
+        "\"/C/Program Files/x.exe\" --config \"/C/a b.json\" --log-file /C/log service run --dir C:\\Data\\x"
+    );
+    assert_eq!(commands[0][5..8], ["start=", "auto", "obj="]);
+    let it = wanted(SERVER, Some("/C/a b.json"));
+    let (made, _) = spec(Manager::Nssm, &it, &choices("/C/x.exe")).unwrap();
+    let commands = windows::nssm(&made, "nssm");
+    let set = |key: &str, value: &str| {
+        let mut found = commands
+            .iter()
+            .filter(|c| c.get(3).is_some_and(|k| k == key));
+        assert!(
+            found.any(|c| c.last().is_some_and(|v| v == value)),
+            "{key} {value}: {commands:?}"
+        );
+    };
+    set("AppParameters", "--config \"/C/a b.json\"");
+    set("AppStopMethodConsole", "20000");
+    set("AppExit", "Restart");
+    set("AppRotateOnline", "1");
+    assert!(
+        commands
+            .iter()
+            .any(|c| c[3] == "AppStdout" && c[4].ends_with("minitcptunnel-server.log"))
+    );
+    for code in ["2", "3", "4", "6"] {
+        assert!(commands.iter().any(|c| c[3..] == ["AppExit", code, "Exit"]));
+    }
+}
+
+#[test]
+fn managers_are_known_by_their_signs() {
+    let dir = Scratch::new();
+    assert_eq!(Manager::detect_under(dir.path()), None);
+    for (sign, manager) in [
+        ("etc/init.d", Manager::Sysv),
+        ("run/openrc", Manager::Openrc),
+        ("sbin/procd", Manager::Procd),
+        ("run/systemd/system", Manager::Systemd),
+    ] {
+        fs::create_dir_all(dir.path().join(sign)).unwrap();
+        assert_eq!(Manager::detect_under(dir.path()), Some(manager));
+    }
+}
+
+#[test]
+fn files_of_others_stay() {
+    let dir = Scratch::new();
+    let way = |force| Way {
+        manager: Manager::Systemd,
+        print: false,
+        force,
+        root: Some(dir.path().to_path_buf()),
+    };
+    let steps = steps::install(Manager::Systemd, &usual(Manager::Systemd, SERVER), "nssm");
+    let unit = dir
+        .path()
+        .join("etc/systemd/system/minitcptunnel-server.service");
+    let take = |force, steps: &[Step]| way(force).take(steps, &mut Vec::new(), &mut Vec::new());
+    take(false, &steps).unwrap();
+    let ours = fs::read_to_string(&unit).unwrap();
+    assert!(ours.contains("ExecStart=/usr/local/bin/minitcptunnel-server\n"));
+    // Ours is replaced without a word, somebody's is not, nor removed.
+    take(false, &steps).unwrap();
+    fs::write(&unit, "[Service]\n").unwrap();
+    let remove = [Step::Remove(
+        "/etc/systemd/system/minitcptunnel-server.service".to_owned(),
+    )];
+    for steps in [&steps[..], &remove] {
+        let e = take(false, steps).unwrap_err();
+        assert!(matches!(e, ServiceError::Foreign(_)), "{e}");
+        assert_eq!(fs::read_to_string(&unit).unwrap(), "[Service]\n");
+    }
+    take(true, &steps).unwrap();
+    assert_eq!(fs::read_to_string(&unit).unwrap(), ours);
+    take(false, &remove).unwrap();
+    assert!(!unit.exists());
+}
+
+#[test]
+fn what_is_shown_is_not_done() {
+    let dir = Scratch::new();
+    let way = Way {
+        manager: Manager::Openrc,
+        print: true,
+        force: false,
+        root: Some(dir.path().to_path_buf()),
+    };
+    let mut out = Vec::new();
+    let steps = steps::install(Manager::Openrc, &usual(Manager::Openrc, CLIENT), "nssm");
+    way.take(&steps, &mut out, &mut Vec::new()).unwrap();
+    let out = String::from_utf8(out).unwrap();
+    for part in [
+        "# unless there is a user minitcptunnel:\nuseradd --system ",
+        "# file /etc/init.d/minitcptunnel-client, mode 755:\n#!/sbin/openrc-run\n",
+        "\nrc-update add minitcptunnel-client default\n",
+    ] {
+        assert!(out.contains(part), "{part:?} is not in:\n{out}");
+    }
+    assert!(dir.names().is_empty());
+}

@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use minitcptunnel_common::codes::{Code, Coded};
 use minitcptunnel_common::config::Grace;
@@ -85,7 +85,7 @@ fn wanted(typed: &Typed<'_>) -> Result<Wanted, ServiceError> {
         config: typed.config.map(Path::to_path_buf),
         log_file: typed.log_file.map(Path::to_path_buf),
         // Without a configuration everything lies in the service's own folder.
-        uses: typed.config.map(|_| uses(&config)).unwrap_or_default(),
+        uses: (typed.config.map(|file| uses(file, &config))).unwrap_or_default(),
         configured_log: config.logging.file,
         low_ports,
         grace: config.grace,
@@ -117,15 +117,16 @@ fn arguments(typed: &Typed<'_>) -> Vec<String> {
     out
 }
 
-fn uses(config: &Config) -> Vec<Use> {
+fn uses(file: &Path, config: &Config) -> Vec<Use> {
     let mut uses = Vec::new();
-    let mut add = |key, path: &PathBuf, how| {
+    let mut add = |key, path: &Path, how| {
         uses.push(Use {
             key,
-            path: path.clone(),
+            path: path.to_path_buf(),
             how,
         });
     };
+    add(service::CONFIG, file, How::Reads);
     if config.reverse {
         add("identity_key_file", &config.identity_key_file, How::Owns);
         add(
