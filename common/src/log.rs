@@ -344,6 +344,12 @@ fn log_panics() {
         if wants_report {
             usual(info);
         }
+        // Where a panic ends the program, this is the last chance for its line. The writer's own panic cannot be
+        // written by it, and must not wait for itself.
+        let writes = thread.name().is_some_and(|name| name.starts_with("log"));
+        if cfg!(panic = "abort") && !writes {
+            ::log::logger().flush();
+        }
     }));
 }
 

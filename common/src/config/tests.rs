@@ -93,9 +93,9 @@ fn broken_texts_are_told_exactly() {
         ("a.json", "{\"name\": \"\\ud800\"}", "a.json:1:10: name: this is not valid JSON: unexpected end of hex escape".into()),
         ("a.json", "{\"inner\": {\"port\": 1,\n \"port\": 1}}", format!("a.json:2:2: inner: the key `port` appears twice (first on line 1); {twice}")),
         ("a.json", "{\"list\": [{}, {\"port\": 1, \"p\\u006frt\": 1}]}", format!("a.json:1:27: list[1]: the key `port` appears twice (first on line 1); {twice}")),
-        ("a.yaml", "on: yes\nname: a\non: no\n", format!("a.yaml:3:1: the key `on` appears twice; {twice}")),
-        ("a.yaml", "list:\n- port: 1\n  port: 2\n", format!("a.yaml:3:3: the key `port` appears twice; {twice}")),
-        ("a.yaml", "on: yes\n---\non: no\n", "a.yaml:3:1: the file holds several YAML documents (`---`); only one can be meant, remove the others".into()),
+        ("a.yaml", "on: yes\nname: a\non: no\n", format!("a.yaml:3:1: the key `on` appears twice (first on line 1); {twice}")),
+        ("a.yaml", "list:\n- port: 1\n  port: 2\n", format!("a.yaml:3:3: the key `port` appears twice (first on line 2); {twice}")),
+        ("a.yaml", "on: yes\n---\non: no\n", "a.yaml:2:1: the file holds several YAML documents (`---`); only one can be meant, remove the others".into()),
         ("a.yaml", "a: b: c", "a.yaml:1:5: this is not valid YAML: mapping values are not allowed in this context".into()),
         ("a.yaml", "name: \"x", "a.yaml:1:7: this is not valid YAML: unclosed quote".into()),
         ("a.yaml", "- 1\n- 2\n", "a.yaml:1:1: the file must hold keys and values at its top level".into()),
@@ -293,6 +293,126 @@ fn files_are_read_within_bounds() {
     );
 }
 
+/// What a plain text, a quoted one and a tagged one mean in YAML, seen where nothing is asked of them.
+#[test]
+fn yaml_texts_mean_what_they_look_like() {
+    let meaning = |text: &str| match Format::Yaml.parse(&format!("a: {text}")) {
+        Err(e) => format!("error: {}", e.message),
+        Ok(root) => {
+            let node::Value::Map(mut entries) = root.value else {
+                panic!("no mapping: {text}")
+            };
+            match entries.pop().unwrap().1.value {
+                node::Value::Text(text) => format!("text {}", &*text),
+                other => format!("{other:?}"),
+            }
+        }
+    };
+    let misfit = |tag: &str| {
+        format!("error: this is not valid YAML: `!!{tag}` does not fit what it stands at")
+    };
+    for (text, wanted) in [
+        ("", "Null".to_owned()),
+        ("~", "Null".into()),
+        ("NULL", "Null".into()),
+        ("'~'", "text ~".into()),
+        ("!!str ~", "text ~".into()),
+        ("!!null x", "Null".into()),
+        ("Yes", "Bool(true)".into()),
+        ("OFF", "Bool(false)".into()),
+        ("'off'", "text off".into()),
+        ("!!bool off", "Bool(false)".into()),
+        ("!!bool maybe", misfit("bool")),
+        ("0", "Integer(0)".into()),
+        ("-12", "Integer(-12)".into()),
+        ("+7", "Integer(7)".into()),
+        ("1_000", "Integer(1000)".into()),
+        ("1__0", "text 1__0".into()),
+        ("_1", "text _1".into()),
+        ("0x1F", "Integer(31)".into()),
+        ("0o17", "Integer(15)".into()),
+        ("0b101", "Integer(5)".into()),
+        ("0x", "text 0x".into()),
+        (
+            "-",
+            "error: this is not valid YAML: block sequence entries are not allowed in this context"
+                .into(),
+        ),
+        (
+            "18446744073709551615",
+            "Integer(18446744073709551615)".into(),
+        ),
+        (
+            "18446744073709551616",
+            "Float(1.8446744073709552e19)".into(),
+        ),
+        ("1.5e3", "Float(1500.0)".into()),
+        (".5", "Float(0.5)".into()),
+        ("-.INF", "Float(-inf)".into()),
+        ("inf", "text inf".into()),
+        ("nan", "text nan".into()),
+        ("1.2.3", "text 1.2.3".into()),
+        ("'1'", "text 1".into()),
+        ("\"1\"", "text 1".into()),
+        ("!!int '1'", "Integer(1)".into()),
+        ("!!float 1", "Float(1.0)".into()),
+        ("!!seq x", misfit("seq")),
+        ("!!str [x]", misfit("str")),
+        ("!own 1", "text 1".into()),
+        (
+            "*none",
+            "error: this is not valid YAML: while parsing node, found unknown anchor".into(),
+        ),
+        (
+            "&a [*a]",
+            "error: this is not valid YAML: an alias stands within what it names".into(),
+        ),
+        ("0:0", "text 0:0".into()),
+        ("ff02::1", "text ff02::1".into()),
+    ] {
+        assert_eq!(meaning(text), wanted, "{text:?}");
+    }
+    assert_eq!(
+        meaning("0123"),
+        "Float(123.0)",
+        "as other readers of YAML 1.2 take it"
+    );
+}
+
+#[test]
+fn a_merge_gives_way_to_what_stands_there() {
+    let text = "a: &a {port: 1, count: 2}\nb: &b {count: 3, host: x}\n\
+                one: {<<: *a, port: 9}\ntwo: {<<: [*b, *a]}\nthree: {'<<': 1}\n";
+    let root = Format::Yaml.parse(text).unwrap();
+    let node::Value::Map(entries) = root.value else {
+        panic!("no mapping")
+    };
+    let said = |name: &str| {
+        let (_, node) = entries.iter().find(|(key, _)| key.name == name).unwrap();
+        let node::Value::Map(entries) = &node.value else {
+            panic!("no mapping: {name}")
+        };
+        let mut all: Vec<String> = entries
+            .iter()
+            .map(|(key, node)| match &node.value {
+                node::Value::Integer(n) => format!("{}={n}", key.name),
+                node::Value::Text(t) => format!("{}={}", key.name, &**t),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        all.sort();
+        all.join(" ")
+    };
+    assert_eq!(said("one"), "count=2 port=9");
+    assert_eq!(said("two"), "count=3 host=x port=1");
+    assert_eq!(said("three"), "<<=1");
+    let error = Format::Yaml.parse("a: {<<: 1}").unwrap_err();
+    assert_eq!(
+        error.message,
+        "this is not valid YAML: `<<` takes a group of keys, or a list of such groups"
+    );
+}
+
 #[test]
 fn a_bomb_of_aliases_goes_off_quietly() {
     let mut text = String::from("a: &a [x,x,x,x,x,x,x,x,x,x]\n");
@@ -435,7 +555,7 @@ mod editing {
             ("{}\n", "{\"secret\": \"H\"}\n"),
             (
                 "pin: [a,\n  b]\nz: 1\n...\n",
-                "secret: \"H\"\npin: [a,\n  b]\nz: 1\n...\n",
+                "pin: [a,\n  b]\nsecret: \"H\"\nz: 1\n...\n",
             ),
             (
                 "pin: >\n  folded\n  text\nz: 1\n",

@@ -16,7 +16,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use ::log::Level;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use super::file::LogFile;
 use super::line::{self, Style};
@@ -24,9 +24,6 @@ use crate::codes::Code;
 
 /// Between attempts on a stdout that is non-blocking and full (some supervisors set it so). Performance.
 const PAUSE: Duration = Duration::from_millis(10);
-
-/// How long the request to reopen the file may wait for room. Performance.
-const REOPEN: Duration = Duration::from_secs(1);
 
 /// What may be waiting.
 #[derive(Clone, Copy, Debug)]
@@ -101,18 +98,35 @@ pub(super) struct Output {
 }
 
 struct Shared {
-    limit: usize,
+    limits: Limits,
+    lines: AtomicUsize,
     bytes: AtomicUsize,
     dropped: AtomicU64,
 }
 
 impl Shared {
+    /// Takes room for a line of `size` bytes, if there is any.
     fn reserve(&self, size: usize) -> bool {
-        self.bytes
-            .fetch_update(SeqCst, SeqCst, |bytes| {
-                bytes.checked_add(size).filter(|&sum| sum <= self.limit)
-            })
-            .is_ok()
+        let take = |taken: &AtomicUsize, more: usize, limit: usize| {
+            taken
+                .fetch_update(SeqCst, SeqCst, |taken| {
+                    taken.checked_add(more).filter(|&sum| sum <= limit)
+                })
+                .is_ok()
+        };
+        if !take(&self.lines, 1, self.limits.lines) {
+            return false;
+        }
+        let fits = take(&self.bytes, size, self.limits.bytes);
+        if !fits {
+            self.lines.fetch_sub(1, SeqCst);
+        }
+        fits
+    }
+
+    /// The line has left the queue: its place is free, its bytes are still in hand.
+    fn taken(&self) {
+        self.lines.fetch_sub(1, SeqCst);
     }
 
     fn release(&self, size: usize) {
@@ -129,9 +143,12 @@ pub(super) struct Queue {
 
 /// Starts the thread that writes. It ends when the last `Queue` is dropped and everything is written.
 pub(super) fn start(output: Output, limits: Limits) -> io::Result<(Queue, JoinHandle<()>)> {
-    let (sender, receiver) = bounded(limits.lines);
+    // Bounded by what `Shared` counts. A bounded channel would take the room for all lines at once, a third of a
+    // megabyte that an idle program holds for nothing.
+    let (sender, receiver) = unbounded();
     let shared = Arc::new(Shared {
-        limit: limits.bytes,
+        limits,
+        lines: AtomicUsize::new(0),
         bytes: AtomicUsize::new(0),
         dropped: AtomicU64::new(0),
     });
@@ -169,9 +186,11 @@ impl Queue {
                 text: text.into_boxed_str(),
                 lost_before,
             };
-            if self.items.try_send(item).is_ok() {
+            if self.items.send(item).is_ok() {
                 return;
             }
+            // The writer is gone.
+            self.shared.taken();
             self.shared.release(size);
             lost += lost_before;
         }
@@ -179,22 +198,21 @@ impl Queue {
         // The writer reports when it has emptied the queue. If it was faster and already waits for the next
         // line, which may be long in coming, it must be told.
         if self.items.is_empty() {
-            // No room means that the writer has work, and will look.
-            let _ = self.items.try_send(Item::Nudge);
+            // If the writer is gone, nobody is left to report.
+            let _ = self.items.send(Item::Nudge);
         }
     }
 
-    /// Has the log file opened anew, after the lines that are queued. A writer that hangs is not waited for long.
+    /// Has the log file opened anew, after the lines that are queued.
     pub(super) fn reopen(&self) {
         // If this fails, the file is still found moved by the next look at its name.
-        let _ = self.items.send_timeout(Item::Reopen, REOPEN);
+        let _ = self.items.send(Item::Reopen);
     }
 
     /// Waits until all that was offered before is done with; `false` if it was not before `deadline`.
     pub(super) fn flush(&self, deadline: Instant) -> bool {
         let (ack, done) = bounded(1);
-        self.items.send_deadline(Item::Flush(ack), deadline).is_ok()
-            && done.recv_deadline(deadline).is_ok()
+        self.items.send(Item::Flush(ack)).is_ok() && done.recv_deadline(deadline).is_ok()
     }
 }
 
@@ -241,6 +259,7 @@ impl Writer {
             };
             match item {
                 Item::Line { text, lost_before } => {
+                    self.shared.taken();
                     self.owed.dropped += lost_before;
                     self.line(text.as_bytes());
                     self.shared.release(text.len());
