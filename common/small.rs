@@ -1,5 +1,7 @@
 //! Build script of both programs: what the profile `small` needs of the linker. Cargo's profiles cannot say it.
 
+#![allow(clippy::print_stdout, reason = "cargo listens there")]
+
 use std::env;
 use std::path::{Path, PathBuf};
 

@@ -27,7 +27,7 @@ use minitcptunnel_common::relay::{Ended, Side, Why};
 use minitcptunnel_common::resources;
 use mio::{Events, Interest, Poll, Token};
 
-use super::dial::{Dial, bow_out, in_words_of};
+use super::dial::{Dial, bow_out};
 use super::listening::{Kind, Listening, Local, Ready};
 use super::plan::Next;
 
@@ -66,7 +66,7 @@ enum Timer {
     CoolDown(Token),
 }
 
-enum Entry {
+pub(super) enum Entry {
     Listening(Box<Listening>),
     /// A ready connection of this listener, and its number in the plan.
     Ready(Token, u64),
@@ -74,16 +74,16 @@ enum Entry {
 
 /// The loop's state.
 pub(super) struct EventLoop {
-    poll: Poll,
+    pub(super) poll: Poll,
     inbox: Receiver<Event>,
     mailbox: Inbox<Event>,
-    slots: Slots<Entry>,
+    pub(super) slots: Slots<Entry>,
     /// Those of the listeners.
     listeners: Vec<Token>,
     deadlines: Deadlines<Timer>,
     /// Listeners that still had visitors when their share of a turn was used up.
     more: BTreeSet<Token>,
-    now: Instant,
+    pub(super) now: Instant,
     stopping: bool,
 }
 
@@ -179,7 +179,7 @@ impl EventLoop {
         Ok(())
     }
 
-    fn listening(&mut self, token: Token) -> Option<&mut Listening> {
+    pub(super) fn listening(&mut self, token: Token) -> Option<&mut Listening> {
         match self.slots.entry(token) {
             Some(Entry::Listening(listening)) => Some(listening),
             _ => None,
@@ -296,7 +296,7 @@ impl EventLoop {
         self.join(token, local, ready.established);
     }
 
-    fn join(&mut self, token: Token, local: Local, established: Established) {
+    pub(super) fn join(&mut self, token: Token, local: Local, established: Established) {
         let (now, mailbox) = (self.now, self.mailbox.clone());
         let Some(listening) = self.listening(token) else {
             return;
@@ -356,7 +356,7 @@ impl EventLoop {
     }
 
     /// Does what the plan says, and waits for what it waits for.
-    fn go_on(&mut self, token: Token) {
+    pub(super) fn go_on(&mut self, token: Token) {
         let (now, mailbox) = (self.now, self.mailbox.clone());
         let Some(listening) = self.listening(token) else {
             return;
@@ -452,88 +452,6 @@ impl EventLoop {
             let outlook = "this does not pass by itself, connections closed=1";
             let code = Code::TLS_REFUSED;
             listening.say(Kind::Server, code, now, format_args!("{what}; {outlook}"));
-        }
-    }
-
-    fn connected(&mut self, token: Token, ready: Ready) {
-        let Some(listening) = self.listening(token) else {
-            return;
-        };
-        match listening.plan.connected(ready) {
-            Next::Serve(local, ready) => self.join(token, local, ready.established),
-            Next::Kept(number) => {
-                self.slots.insert(Entry::Ready(token, number));
-                let registry = match self.poll.registry().try_clone() {
-                    Ok(registry) => registry,
-                    Err(_) => return self.lose(token, number),
-                };
-                let Some(listening) = self.listening(token) else {
-                    return;
-                };
-                let registered = (listening.plan.ready(number))
-                    .is_some_and(|ready| ready.watch.register(&registry, ready.token).is_ok());
-                if !registered {
-                    self.lose(token, number);
-                }
-            }
-        }
-    }
-
-    /// Something has come on a ready connection: tickets, the service's greeting, or its end.
-    fn look(&mut self, listener: Token, number: u64) {
-        let Some(listening) = self.listening(listener) else {
-            return;
-        };
-        let server = listening.server.clone();
-        let Some(ready) = listening.plan.ready(number) else {
-            return;
-        };
-        let looked = ready.established.look();
-        match looked {
-            Ok(true) if cfg!(windows) => self.watch_again(listener, number),
-            Ok(_) => {}
-            Err(e) => {
-                let (problem, peer) = (in_words_of(&e), server.peer_of(&ready.established));
-                if problem.lasts {
-                    let now = self.now;
-                    if let Some(listening) = self.listening(listener) {
-                        let (what, code) = (problem.text, problem.code);
-                        listening.say(Kind::Server, code, now, format_args!("{peer}: {what}"));
-                    }
-                }
-                self.lose(listener, number);
-                self.go_on(listener);
-            }
-        }
-    }
-
-    /// For the poller that tells once.
-    fn watch_again(&mut self, listener: Token, number: u64) {
-        let registry = self.poll.registry().try_clone();
-        let ready = self
-            .listening(listener)
-            .and_then(|listening| listening.plan.ready(number));
-        let (Ok(registry), Some(ready)) = (registry, ready) else {
-            return self.lose(listener, number);
-        };
-        if ready.watch.again(&registry, ready.token).is_err() {
-            self.lose(listener, number);
-        }
-    }
-
-    fn lose(&mut self, listener: Token, number: u64) {
-        let now = self.now;
-        let Some(listening) = self.listening(listener) else {
-            return;
-        };
-        if let Some(mut ready) = listening.plan.lost(number, now, random()) {
-            log::debug!(
-                "forward {}: a ready connection is gone",
-                listening.server.name
-            );
-            ready.watch.deregister(self.poll.registry());
-            self.slots.remove(ready.token);
-            bow_out(ready.established);
         }
     }
 

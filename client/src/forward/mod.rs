@@ -15,6 +15,7 @@ mod dial;
 mod event_loop;
 mod listening;
 mod plan;
+mod ready;
 
 use std::io;
 use std::net::SocketAddr;

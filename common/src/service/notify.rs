@@ -50,6 +50,7 @@ mod system {
     use std::time::Duration;
 
     use super::Probe;
+    use crate::codes::Code;
 
     pub(super) fn is_heard() -> bool {
         env::var_os("NOTIFY_SOCKET").is_some()
@@ -81,7 +82,8 @@ mod system {
             .spawn(keep_alive);
         if let Err(e) = started {
             log::error!(
-                "The system refused a thread for the watchdog ({e}): the service manager will start this program again"
+                "The system refused a thread for the watchdog ({e}): the service manager will start this program again code={}",
+                Code::NO_RESOURCES
             );
         }
     }
