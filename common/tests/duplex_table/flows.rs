@@ -10,7 +10,7 @@ use minitcptunnel_common::duplex::REST_AFTER;
 use minitcptunnel_common::relay::Why;
 
 use crate::path::{Hand, Kind, Layer, Path, Seen};
-use crate::rig::{Content, PATIENCE, Pieces, Plan, eventually, receive, stands_still};
+use crate::rig::{Content, Pieces, Plan, eventually, receive, stands_still};
 
 /// How long an original's peer holds an end back while the other direction is silent.
 const HELD_BACK: Duration = Duration::from_secs(5);
@@ -82,7 +82,8 @@ pub(crate) fn odd_pieces(kind: Kind) {
                 pieces: Pieces::Random(seed, 3000),
                 ..Plan::default()
             };
-            let bytes = [120_001, 77_777].map(|n: u64| n.min(piece * 2000));
+            let frames = if cfg!(windows) { 200 } else { 2000 };
+            let bytes = [120_001, 77_777].map(|n: u64| n.min(piece * frames));
             s.spawn(move || flow(kind, [plan(seed), plan(!seed)], bytes, piece));
         }
     });
