@@ -220,12 +220,14 @@ fn the_table_holds_for_every_kind() {
                     {
                         let start = Instant::now();
                         watched.lock().unwrap().insert(name.clone(), start);
-                        if catch_unwind(AssertUnwindSafe(|| run(*kind))).is_err() {
+                        let failed = catch_unwind(AssertUnwindSafe(|| run(*kind))).is_err();
+                        if failed {
                             failures.lock().unwrap().push(name.clone());
                         }
                         watched.lock().unwrap().remove(name);
                         ran.fetch_add(1, Ordering::Relaxed);
-                        println!("{:6.2} s  {name}", start.elapsed().as_secs_f64());
+                        let mark = if failed { "  FAILED" } else { "" };
+                        println!("{:6.2} s  {name}{mark}", start.elapsed().as_secs_f64());
                     }
                 });
             }

@@ -82,7 +82,8 @@ pub(crate) fn odd_pieces(kind: Kind) {
                 pieces: Pieces::Random(seed, 3000),
                 ..Plan::default()
             };
-            let bytes = [120_001, 77_777].map(|n: u64| n.min(piece * 2000));
+            let frames = if cfg!(windows) { 200 } else { 2000 };
+            let bytes = [120_001, 77_777].map(|n: u64| n.min(piece * frames));
             s.spawn(move || flow(kind, [plan(seed), plan(!seed)], bytes, piece));
         }
     });
