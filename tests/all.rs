@@ -1,5 +1,7 @@
 //! End-to-end tests: whole programs over loopback. One binary; a line per room says what belongs there.
 
+/// Small machines: little memory, nothing to write to, no clock, no network yet.
+mod boards;
 /// What the link between client and server can do on a bad day, and what both programs make of it.
 mod cuts;
 /// The forward tunnel with services of this process: traffic, ends, certificates, servers that come and go.
