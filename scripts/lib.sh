@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What scripts/test and scripts/demo share. Sourced, never run.
+# What the scripts share. Sourced, never run.
 
 # say TEXT: one line of the script's own, told apart from the output of what it runs.
 say() { printf '== %s\n' "$*"; }
@@ -56,4 +56,48 @@ need_cargo() {
         say "cargo is missing: install Rust (https://rustup.rs) and start again"
         return 1
     fi
+}
+
+# steps_begin [COMMAND]: from here on `step` counts; at the end of the script COMMAND runs (`table`, if none is given).
+steps_begin() {
+    steps=() seconds=() results=() failed=0 started=$SECONDS
+    # shellcheck disable=SC2064
+    trap "${1:-table}" EXIT
+}
+
+# table: what the steps so far took and came to.
+table() {
+    local i
+    printf '\n%-34s %8s  %s\n' step seconds result
+    for i in "${!steps[@]}"; do
+        printf '%-34s %8s  %s\n' "${steps[$i]}" "${seconds[$i]}" "${results[$i]}"
+    done
+    printf '%-34s %8s\n' whole "$((SECONDS - started))"
+}
+
+# step NAME COMMAND...: run, time, remember. A failed step does not hide what the later ones have to say.
+step() {
+    local name=$1 from=$SECONDS code=0
+    shift
+    printf '\n'
+    say "$name"
+    "$@" || code=$?
+    steps+=("$name") seconds+=("$((SECONDS - from))")
+    if [ "$code" -eq 0 ]; then
+        results+=(ok)
+    else
+        results+=("FAILED ($code)")
+        failed=$((failed + 1))
+    fi
+    return 0
+}
+
+# steps_end: says how many failed; fails if any did.
+steps_end() {
+    printf '\n'
+    if [ "$failed" -gt 0 ]; then
+        say "$failed of ${#steps[@]} steps failed"
+        return 1
+    fi
+    say "all ${#steps[@]} steps passed"
 }

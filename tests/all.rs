@@ -1,5 +1,7 @@
 //! End-to-end tests: whole programs over loopback. One binary; a line per room says what belongs there.
 
+/// Small machines: little memory, nothing to write to, no clock, no network yet.
+mod boards;
 /// Error codes: who says them, and what `explain` says about them.
 mod codes;
 /// What the link between client and server can do on a bad day, and what both programs make of it.

@@ -39,13 +39,24 @@ pub fn open_files_at_most() -> Option<u64> {
     None
 }
 
-/// The memory that this process may use, in bytes: the system's, or its control group's where that is
-/// less. `None` where it is not told as on Linux.
+/// The memory that this process may use, in bytes: the system's, or its control group's or its limit of addresses
+/// (`ulimit -v`) where that is less. `None` where it is not told as on Linux.
 pub fn memory() -> Option<u64> {
-    match (system_memory(), group_memory()) {
-        (Some(system), Some(group)) => Some(system.min(group)),
-        (system, group) => system.or(group),
+    [system_memory(), group_memory(), address_space()]
+        .into_iter()
+        .flatten()
+        .min()
+}
+
+/// What `ulimit -v` leaves.
+fn address_space() -> Option<u64> {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, getrlimit};
+        getrlimit(Resource::As).current
     }
+    #[cfg(not(unix))]
+    None
 }
 
 /// The least `memory.max` (or, with version 1, `memory.limit_in_bytes`) of this process's control group

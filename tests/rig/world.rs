@@ -95,7 +95,7 @@ impl World {
             world: self,
             config: json!({ "bind": "127.0.0.1", "port": 0 }),
             arguments: vec!["-v".into()],
-            descriptors: None,
+            before: Before::default(),
         }
     }
 
@@ -113,8 +113,15 @@ impl World {
             }),
             arguments: vec!["-v".into()],
             file: "client_config.json".into(),
+            before: Before::default(),
         }
     }
+}
+
+/// `unshare` with these options.
+fn unshare(options: &[&str]) -> Vec<String> {
+    let words = ["unshare"].iter().chain(options);
+    words.map(|&word| word.to_owned()).collect()
 }
 
 impl Default for World {
@@ -143,7 +150,30 @@ pub struct ServerSetup<'w> {
     world: &'w World,
     config: Value,
     arguments: Vec<String>,
-    descriptors: Option<u32>,
+    before: Before,
+}
+
+/// What a shell does before it becomes the program, so that the process id is the program's.
+#[derive(Default)]
+struct Before {
+    /// Words in front of the shell (`unshare -m`).
+    front: Vec<String>,
+    /// The shell's commands.
+    commands: Vec<String>,
+}
+
+impl Before {
+    fn command(&self, program: PathBuf) -> Command {
+        if self.front.is_empty() && self.commands.is_empty() {
+            return Command::new(program);
+        }
+        let mut words = self.front.iter().map(String::as_str).chain(["sh", "-c"]);
+        let mut command = Command::new(words.next().expect("there is the shell"));
+        let mut all = self.commands.clone();
+        all.push("exec \"$0\" \"$@\"".into());
+        command.args(words).arg(all.join(" && ")).arg(program);
+        command
+    }
 }
 
 impl ServerSetup<'_> {
@@ -164,33 +194,41 @@ impl ServerSetup<'_> {
     /// Gives the process no more than so many descriptors.
     #[must_use]
     pub fn descriptors(mut self, limit: u32) -> Self {
-        self.descriptors = Some(limit);
+        self.before.commands.push(format!("ulimit -n {limit}"));
         self
     }
 
-    /// Starts it and waits until it listens.
-    pub fn start(self) -> Server {
+    /// Has a shell do this first, in the folder of the world: a limit, a mount, a variable.
+    #[must_use]
+    pub fn shell(mut self, command: &str) -> Self {
+        self.before.commands.push(command.to_owned());
+        self
+    }
+
+    /// Runs it in namespaces of its own, by the words of `unshare`'s options.
+    #[must_use]
+    pub fn unshare(mut self, options: &[&str]) -> Self {
+        self.before.front = unshare(options);
+        self
+    }
+
+    /// Writes the configuration and makes the command.
+    pub fn command(&self) -> Command {
         let dir = self.world.dir.path();
         let file = dir.join("server_config.json");
         fs::write(&file, self.config.to_string()).expect("write");
-        let program = binary("minitcptunnel-server");
-        let mut command = match self.descriptors {
-            None => Command::new(program),
-            Some(limit) => {
-                // The shell becomes the program, so that the process id is the program's.
-                let mut shell = Command::new("sh");
-                shell
-                    .arg("-c")
-                    .arg(format!("ulimit -n {limit} && exec \"$0\" \"$@\""))
-                    .arg(program);
-                shell
-            }
-        };
+        let mut command = self.before.command(binary("minitcptunnel-server"));
         command
             .current_dir(dir)
             .arg("--config")
             .arg(&file)
             .args(&self.arguments);
+        command
+    }
+
+    /// Starts it and waits until it listens.
+    pub fn start(self) -> Server {
+        let mut command = self.command();
         let program = Program::start("server", &mut command);
         let line = program.log.wait("Control Server listening on ", PATIENCE);
         let port = number_after(&line, "Control Server listening on ");
@@ -238,6 +276,7 @@ pub struct ClientSetup<'w> {
     config: Value,
     arguments: Vec<String>,
     file: String,
+    before: Before,
 }
 
 impl ClientSetup<'_> {
@@ -293,6 +332,20 @@ impl ClientSetup<'_> {
         self
     }
 
+    /// Has a shell do this first, in the folder of the world: a limit, a mount, a variable.
+    #[must_use]
+    pub fn shell(mut self, command: &str) -> Self {
+        self.before.commands.push(command.to_owned());
+        self
+    }
+
+    /// Runs it in namespaces of its own, by the words of `unshare`'s options.
+    #[must_use]
+    pub fn unshare(mut self, options: &[&str]) -> Self {
+        self.before.front = unshare(options);
+        self
+    }
+
     /// Writes the configuration; its path.
     pub fn write(&self) -> PathBuf {
         let file = self.world.dir.join(&self.file);
@@ -306,7 +359,7 @@ impl ClientSetup<'_> {
     /// Starts it.
     pub fn start(self) -> Client {
         let file = self.write();
-        let mut command = Command::new(binary("minitcptunnel-client"));
+        let mut command = self.before.command(binary("minitcptunnel-client"));
         command
             .current_dir(self.world.dir.path())
             .arg("--config")

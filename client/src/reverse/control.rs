@@ -323,6 +323,11 @@ impl ControlClient {
             until: Instant::now() + times.connect + times.handshake + DIAL_MARGIN,
         };
         self.changed = true;
+        log::trace!(
+            "Connecting to {} attempt={}",
+            self.server.name(),
+            self.attempt
+        );
         let (attempt, server, inbox) = (self.attempt, self.server.clone(), self.inbox.clone());
         let run = move || {
             let result = server.dial();
