@@ -2,6 +2,8 @@
 
 /// What the link between client and server can do on a bad day, and what both programs make of it.
 mod cuts;
+/// What `doctor` finds, with the fault there and without, and that it disturbs nobody.
+mod doctor;
 /// The forward tunnel with services of this process: traffic, ends, certificates, servers that come and go.
 mod forward;
 /// How its connections end when somebody cuts, damages or kills.

@@ -23,6 +23,9 @@ fn main() -> std::process::ExitCode {
             print(cli::check(file, arguments.pinning()), CheckError::exit_code)
         }
         Some(Subcommands::Health) => health(&arguments),
+        Some(Subcommands::Doctor(options)) => {
+            cli::doctor::doctor(&arguments, options, io::stdout())
+        }
     }
     .into()
 }

@@ -59,6 +59,80 @@ codes! {
     CONFIG_SYNTAX = 302;
     /// A key or value of the configuration is wrong.
     CONFIG_INVALID = 303;
+    /// The list of allowed clients cannot be read or has a bad line.
+    ALLOW_LIST_UNUSABLE = 350;
+    /// The secret identity key is missing, unreadable or damaged.
+    KEY_UNUSABLE = 450;
+    /// The server's public key is missing from the client's configuration, or is none.
+    PIN_UNUSABLE = 451;
+    /// A certificate, its key or a CA cannot be used.
+    CERTIFICATE_UNUSABLE = 452;
+    /// A port to listen on is taken, not permitted, or not of this machine.
+    PORT_UNUSABLE = 550;
+    /// Nobody takes connections at the server's control port.
+    SERVER_UNREACHABLE = 1050;
+    /// What answers at the server's address does not speak our protocol.
+    SERVER_STRANGE = 1051;
+    /// The server shows another key than the pinned one.
+    PIN_MISMATCH = 1052;
+    /// The server turns this client away without a word.
+    NOT_ADMITTED = 1053;
+    /// One of several addresses of the server does not work.
+    ADDRESS_UNREACHABLE = 1054;
+    /// The echo could not begin.
+    ECHO_NO_SESSION = 1055;
+    /// The list of allowed clients is empty.
+    NOBODY_ADMITTED = 1056;
+    /// The local service behind a tunnel does not answer.
+    SERVICE_DOWN = 1150;
+    /// Nobody answers at a tunnel's public port.
+    PUBLIC_PORT_CLOSED = 1151;
+    /// The server opened a port for the echo, but it cannot be reached or does not echo.
+    ECHO_PORT_HIDDEN = 1152;
+    /// No tunnel is opened by itself.
+    NO_TUNNELS = 1153;
+    /// Another program on the server holds an allowed public port.
+    PUBLIC_PORT_TAKEN = 1154;
+    /// Allowed public ports are below 1024, which this user may not open.
+    PORTS_PRIVILEGED = 1155;
+    /// Allowed public ports lie among those that the system gives to outgoing connections.
+    PORTS_EPHEMERAL = 1156;
+    /// Nobody takes connections at a forward's server.
+    FORWARD_UNREACHABLE = 1250;
+    /// A TLS handshake with a forward's server fails.
+    FORWARD_REFUSED = 1251;
+    /// A certificate has ended or ends soon.
+    CERTIFICATE_ENDS = 1252;
+    /// The target service behind a forward does not answer.
+    TARGET_DOWN = 1253;
+    /// There is something to say about a certificate that works.
+    CERTIFICATE_DOUBTFUL = 1254;
+    /// The log file cannot be written or rotated.
+    LOG_UNWRITABLE = 1350;
+    /// The disk of the log file has little room.
+    DISK_NEARLY_FULL = 1351;
+    /// Others on this machine may read a secret key.
+    KEY_EXPOSED = 1352;
+    /// The configuration says something that is probably not meant.
+    CONFIG_DOUBTFUL = 1353;
+    /// There is no identity key yet.
+    KEY_NOT_MADE = 1354;
+    /// The clock of this machine cannot be right.
+    CLOCK_WRONG = 1450;
+    /// A host name leads to no address.
+    NAME_UNRESOLVED = 1451;
+    /// The name service is slow.
+    NAME_SLOW = 1452;
+    /// The limit on open files is low.
+    FEW_DESCRIPTORS = 1453;
+    /// Few threads can be started.
+    FEW_THREADS = 1454;
+    /// memory_budget is more than there is.
+    LITTLE_MEMORY = 1455;
+    /// This machine has no way to addresses of this kind.
+    NO_ROUTE = 1456;
+    /// The program is not installed as a service.
+    NOT_A_SERVICE = 1550;
 }
 
 impl Code {

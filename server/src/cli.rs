@@ -1,6 +1,7 @@
-//! The subcommands that print and end: `pubkey`, `check`, `health`, `certs`.
+//! The subcommands that print and end: `pubkey`, `check`, `health`, `doctor`, `certs`.
 
 pub mod certs;
+pub mod doctor;
 pub mod health;
 
 use std::fmt::Write;
