@@ -6,6 +6,8 @@ mod boards;
 mod codes;
 /// What the link between client and server can do on a bad day, and what both programs make of it.
 mod cuts;
+/// What `doctor` finds, with the fault there and without, and that it disturbs nobody.
+mod doctor;
 /// Programs that are killed, stopped and hung up on under load, by default settings, and how long that is felt.
 mod faults;
 /// The forward tunnel with services of this process: traffic, ends, certificates, servers that come and go.

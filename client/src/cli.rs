@@ -1,5 +1,5 @@
 //! The command line: arguments, and the subcommands that print and end (`keygen`, `pubkey`, `check`, `health`,
-//! `explain`).
+//! `doctor`, `explain`, `service`).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use minitcptunnel_common::dial;
 use minitcptunnel_common::identity::KeyOrigin;
 use minitcptunnel_common::log::{Format, LogOptions, Logging, Verbosity};
 
+pub mod doctor;
 pub mod health;
 pub mod service;
 
@@ -32,7 +33,7 @@ pub struct Arguments {
         default_value = "client_config.json"
     )]
     pub config: PathBuf,
-    /// Stop after this many seconds; of health: give up after them [default: 5]
+    /// Stop after this many seconds; of health and doctor: give up a question after them [default: 5]
     #[arg(long, global = true, value_name = "SECONDS")]
     pub timeout: Option<Seconds>,
     /// How long running connections may go on after a signal [default: 5, or as configured]
@@ -68,6 +69,8 @@ pub enum Subcommands {
     Check,
     /// Ask whether the client that runs with this configuration listens, and its servers answer; exit code 1 if not
     Health,
+    /// Look for what is wrong: configuration, key, names, server, services, limits; the exit code is that of the worst
+    Doctor(doctor::Options),
     /// Say what an error code means and what to do about it; without a code, list all
     Explain {
         /// As in messages and in the log: E0301

@@ -29,6 +29,9 @@ fn main() -> std::process::ExitCode {
         Some(Subcommands::Pubkey) => print(cli::pubkey(file)),
         Some(Subcommands::Check) => print(cli::check(file, arguments.pinning())),
         Some(Subcommands::Health) => health(&arguments),
+        Some(Subcommands::Doctor(options)) => {
+            cli::doctor::doctor(&arguments, *options, io::stdout())
+        }
         Some(Subcommands::Explain { codes, lang }) => say(&codes::explain(codes, *lang)),
         Some(Subcommands::Service {
             command: service::Command::Run { dir },

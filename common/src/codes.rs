@@ -168,6 +168,10 @@ codes! {
     CROWD = 1019;
     /// The allow list is empty.
     NOBODY_ADMITTED = 1020;
+    /// One of several addresses of the server does not work.
+    ADDRESS_UNREACHABLE = 1054;
+    /// The echo could not begin.
+    ECHO_NO_SESSION = 1055;
     /// The server did not open a tunnel, for the reason it gives.
     TUNNEL_NOT_OPEN = 1101;
     /// A public port is not allowed.
@@ -188,6 +192,16 @@ codes! {
     NO_ROOM = 1109;
     /// The client got no data channel.
     DATA_CHANNEL = 1110;
+    /// Nobody answers at a tunnel's public port.
+    PUBLIC_PORT_CLOSED = 1151;
+    /// The server opened a port for the echo, but it cannot be reached or does not echo.
+    ECHO_PORT_HIDDEN = 1152;
+    /// No tunnel is opened by itself.
+    NO_TUNNELS = 1153;
+    /// Allowed public ports are below 1024, which this user may not open.
+    PORTS_PRIVILEGED = 1155;
+    /// Allowed public ports lie among those that the system gives to outgoing connections.
+    PORTS_EPHEMERAL = 1156;
     /// The peer's certificate is not valid now.
     TLS_DATES = 1201;
     /// The peer's certificate is from an unknown CA.
@@ -232,12 +246,26 @@ codes! {
     KEY_READABLE = 1306;
     /// The configuration, or the allow list, says something that is hardly meant.
     CONFIG_ODD = 1307;
+    /// The disk of the log file has little room.
+    DISK_NEARLY_FULL = 1351;
+    /// There is no identity key yet.
+    KEY_NOT_MADE = 1354;
+    /// The clock of this machine cannot be right.
+    CLOCK_WRONG = 1401;
+    /// The name service is slow.
+    NAME_SLOW = 1402;
     /// The descriptors are used up.
     NO_DESCRIPTORS = 1451;
     /// The system gives a listener no connection.
     CANNOT_ACCEPT = 1452;
     /// The system allows fewer connections than are configured.
     FEWER_CONNECTIONS = 1453;
+    /// Few threads can be started.
+    FEW_THREADS = 1454;
+    /// memory_budget is more than there is.
+    LITTLE_MEMORY = 1455;
+    /// This machine has no way to addresses of this kind.
+    NO_ROUTE = 1456;
     /// Only an administrator may change services.
     SERVICE_NOT_ROOT = 1501;
     /// There is no service manager, or not this one.
@@ -258,6 +286,8 @@ codes! {
     SERVICE_UNREADABLE = 1509;
     /// The service would not find the key that is here.
     SERVICE_OTHER_KEY = 1510;
+    /// The program is not installed as a service.
+    NOT_A_SERVICE = 1550;
 }
 
 impl Code {

@@ -106,15 +106,21 @@ impl Coded for DialError {
         match self {
             Self::Resolve { .. } | Self::ResolveTimedOut { .. } => Code::NAME_UNKNOWN,
             Self::Connect { attempts, .. } => match attempts.last().map(|last| &last.error) {
-                Some(e) if resources::is_out_of_descriptors(e) => Code::NO_DESCRIPTORS,
-                Some(e) => match e.kind() {
-                    io::ErrorKind::ConnectionRefused => Code::SERVER_ABSENT,
-                    io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Code::SERVER_TIMEOUT,
-                    _ => Code::SERVER_UNREACHABLE,
-                },
+                Some(e) => code_of(e),
                 None => Code::SERVER_UNREACHABLE,
             },
         }
+    }
+}
+
+/// The code for a server that cannot be connected to.
+#[must_use]
+pub fn code_of(e: &io::Error) -> Code {
+    match e.kind() {
+        _ if resources::is_out_of_descriptors(e) => Code::NO_DESCRIPTORS,
+        io::ErrorKind::ConnectionRefused => Code::SERVER_ABSENT,
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Code::SERVER_TIMEOUT,
+        _ => Code::SERVER_UNREACHABLE,
     }
 }
 

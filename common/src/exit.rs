@@ -11,6 +11,8 @@
 //! | 5 | cannot bind or listen |
 //! | 6 | the server refused the client for good |
 //! | 7 | the system has no threads or descriptors left |
+//! | 8 | doctor found something to look at |
+//! | 9 | doctor found what keeps the tunnel from working |
 //! | 130 | a second signal ended the program at once |
 //!
 //! Codes 2, 3, 4 and 6 do not go away by starting the program again: a service manager should not restart on
@@ -41,13 +43,17 @@ pub enum ExitCode {
     Refused = 6,
     /// 7: the system gave no more threads or descriptors.
     Resources = 7,
+    /// 8: `doctor` has warnings, and nothing worse.
+    Warned = 8,
+    /// 9: `doctor` has found an error over which the program would not end by itself.
+    Unwell = 9,
     /// 130: a second signal came while running connections were given time to finish.
     SecondSignal = 130,
 }
 
 impl ExitCode {
     /// Every code, in the order of the numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Ok,
         Self::Failure,
         Self::Usage,
@@ -56,6 +62,8 @@ impl ExitCode {
         Self::Bind,
         Self::Refused,
         Self::Resources,
+        Self::Warned,
+        Self::Unwell,
         Self::SecondSignal,
     ];
 
@@ -77,6 +85,8 @@ impl ExitCode {
             Self::Bind => "cannot bind or listen",
             Self::Refused => "the server refused the client for good",
             Self::Resources => "the system has no threads or descriptors left",
+            Self::Warned => "doctor found something to look at",
+            Self::Unwell => "doctor found what keeps the tunnel from working",
             Self::SecondSignal => "a second signal ended the program at once",
         }
     }
@@ -115,7 +125,7 @@ mod tests {
             .iter()
             .map(|code| (code.number(), code.describe()))
             .collect();
-        assert_eq!(published.len(), 9);
+        assert_eq!(published.len(), 11);
         assert_eq!(published, coded);
     }
 

@@ -8,6 +8,7 @@ pub mod channel;
 pub mod codes;
 pub mod config;
 pub mod dial;
+pub mod doctor;
 pub mod duplex;
 pub mod evloop;
 pub mod exit;

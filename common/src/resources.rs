@@ -89,12 +89,74 @@ fn group_limit(line: &str) -> Option<u64> {
 }
 
 fn system_memory() -> Option<u64> {
+    meminfo("MemTotal:")
+}
+
+/// A line of `/proc/meminfo`, in bytes.
+fn meminfo(name: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
+}
+
+/// The memory that is free now, in bytes, without what the system can do without. `None` where it is not told as on
+/// Linux.
+pub fn memory_available() -> Option<u64> {
+    meminfo("MemAvailable:")
+}
+
+/// How many more threads this user and this control group may have, as far as that is told (Linux).
+pub fn threads_left() -> Option<u64> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        let system = number(Path::new("/proc/sys/kernel/threads-max"));
+        [user_threads(), group_threads(), system]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    None
+}
+
+/// What `ulimit -u` leaves. The system does not hold root to it; what other programs of this user have is not known.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn user_threads() -> Option<u64> {
+    use rustix::process::{Resource, getrlimit, getuid};
+    getrlimit(Resource::Nproc)
+        .current
+        .filter(|_| !getuid().is_root())
+}
+
+/// What the control groups leave: `pids.max` less `pids.current`.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn group_threads() -> Option<u64> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let left = |line: &str| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        let root = match controllers {
+            "" => "/sys/fs/cgroup",
+            "pids" => "/sys/fs/cgroup/pids",
+            _ => return None,
+        };
+        Path::new(path)
+            .ancestors()
+            .filter_map(|group| Some(Path::new(root).join(group.strip_prefix("/").ok()?)))
+            .filter_map(|group| {
+                let max = number(&group.join("pids.max"))?;
+                Some(max.saturating_sub(number(&group.join("pids.current")).unwrap_or(0)))
+            })
+            .min()
+    };
+    groups.lines().filter_map(left).min()
+}
+
+/// What a file says, if it says a number.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn number(file: &Path) -> Option<u64> {
+    std::fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
 /// Whether the process or the system has no descriptor left.

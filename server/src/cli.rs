@@ -1,6 +1,7 @@
-//! The subcommands that print and end: `pubkey`, `check`, `health`, `certs`, `service`.
+//! The subcommands that print and end: `pubkey`, `check`, `health`, `doctor`, `certs`, `service`.
 
 pub mod certs;
+pub mod doctor;
 pub mod health;
 pub mod service;
 

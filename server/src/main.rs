@@ -31,7 +31,7 @@ struct Arguments {
     /// Configuration file, JSON or YAML; without it the defaults hold
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Stop after this many seconds; of health: give up after them [default: 5]
+    /// Stop after this many seconds; of health and doctor: give up a question after them [default: 5]
     #[arg(long, global = true, value_name = "SECONDS")]
     timeout: Option<Seconds>,
     /// How long running connections may go on after a signal [default: 5, or as configured]
@@ -61,6 +61,12 @@ enum Subcommands {
     Check,
     /// Ask the server that runs with this configuration whether it answers; exit code 1 if not
     Health,
+    /// Look for what is wrong: configuration, key, list, ports, targets, limits; the exit code is that of the worst
+    Doctor {
+        /// Print one JSON object instead of lines
+        #[arg(long)]
+        json: bool,
+    },
     /// Run as a service that starts with the system; options in front of it are the service's
     Service {
         #[command(subcommand)]
@@ -120,6 +126,11 @@ fn main() -> std::process::ExitCode {
         (Subcommands::Health, Ok(checked)) => {
             let within = arguments.timeout.map(Seconds::duration);
             print(cli::health::health(&checked.config, within))
+        }
+        (Subcommands::Doctor { json }, checked) => {
+            let within = arguments.timeout.map(Seconds::duration);
+            let file = arguments.config.as_deref();
+            cli::doctor::doctor(file, checked, within, *json, io::stdout())
         }
         // Done above, in their own ways with the configuration.
         (

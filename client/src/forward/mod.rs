@@ -15,6 +15,7 @@ mod dial;
 mod event_loop;
 mod listening;
 mod plan;
+pub mod probe;
 mod ready;
 
 use std::io;
@@ -199,7 +200,8 @@ pub fn check(forward: &Forward) -> Result<Vec<String>, StartError> {
     Ok(certificates.warnings().into_iter().chain(ends).collect())
 }
 
-fn settings(forward: &Forward) -> ClientSettings {
+/// Where its certificates, keys and CAs are.
+pub(crate) fn settings(forward: &Forward) -> ClientSettings {
     let own = forward.identity.as_ref();
     ClientSettings {
         server_ca: forward.server_ca.clone(),

@@ -175,8 +175,9 @@ impl Server {
         self.shake(stream)
     }
 
-    /// Steps C1 to C3 on a fresh connection.
-    fn shake(&self, mut stream: TcpStream) -> Result<Channel, ServerError> {
+    /// Steps C1 to C3 on a fresh connection. Until something is sent on it the server knows who we are and nothing
+    /// else: no session begins, and none ends.
+    pub(crate) fn shake(&self, mut stream: TcpStream) -> Result<Channel, ServerError> {
         let after = self.timeouts.handshake;
         let deadline = Instant::now() + after;
         // The near end of a dead network: the handshake has its deadline, what comes later may not.

@@ -132,8 +132,9 @@ impl ExpiryWatch {
     }
 }
 
-/// `2026-11-21`.
-pub(super) fn date(seconds: u64) -> String {
+/// A time in seconds since 1970 as its day: `2026-11-21`.
+#[must_use]
+pub fn date(seconds: u64) -> String {
     let time = i64::try_from(seconds)
         .ok()
         .and_then(|seconds| ASN1Time::from_timestamp(seconds).ok());

@@ -38,7 +38,7 @@ mod v1;
 mod watched;
 
 pub use client::{ClientSettings, ClientTls, ServerNameError, server_name};
-pub use expiry::{Expiry, ExpiryWatch, Validity};
+pub use expiry::{Expiry, ExpiryWatch, Validity, date};
 pub use explain::{Problem, Side, explain};
 pub use load::{Contents, Fault, Found, LoadError};
 pub use names::{AllowedNames, AllowedNamesError, Names};

@@ -166,7 +166,8 @@ pub fn check(forward: &Forward) -> Result<Vec<String>, StartError> {
     Ok(certificates.warnings().into_iter().chain(ends).collect())
 }
 
-fn settings(tls: &Tls) -> ServerSettings {
+/// Where its certificates, keys, CAs and lists are.
+pub(crate) fn settings(tls: &Tls) -> ServerSettings {
     ServerSettings {
         cert: tls.cert.clone(),
         key: tls.key.clone(),

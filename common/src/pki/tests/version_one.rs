@@ -32,7 +32,7 @@ fn sequence(parts: &[&[u8]]) -> Vec<u8> {
 
 /// `YYYYMMDDHHMMSSZ`.
 fn time(offset: i64) -> Vec<u8> {
-    let day = expiry::date(UnixTime::now().as_secs().strict_add_signed(offset));
+    let day = date(UnixTime::now().as_secs().strict_add_signed(offset));
     element(0x18, format!("{}000000Z", day.replace('-', "")).as_bytes())
 }
 
