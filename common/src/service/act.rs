@@ -9,6 +9,9 @@ use super::steps::{MARK, Step};
 use super::{Manager, ServiceError, scripts, windows};
 use crate::files::{self, Access};
 
+/// How much of what a command says is shown if it fails, in characters.
+const MOST_SAID: usize = 1000;
+
 /// How steps are to be taken.
 #[derive(Clone, Debug)]
 pub(super) struct Way {
@@ -211,7 +214,8 @@ impl Way {
         if status.success() {
             return Ok(());
         }
-        let said = said.text();
+        // Some have much to say about their last moments.
+        let said: String = said.text().trim().chars().take(MOST_SAID).collect();
         Err(failed(match said.trim() {
             "" => format!("failed ({status})"),
             said => format!("failed ({status}): {said}"),

@@ -296,8 +296,9 @@ fn runs(way: &Way, name: &str) -> Result<(bool, String), ServiceError> {
     let command = steps::status(way.manager, name);
     let (fine, said) = act::ask(&command)
         .map_err(|e| ServiceError::Failed(way.typed(&command), format!("could not be run: {e}")))?;
-    // `sc query` succeeds for every service that there is.
-    let runs = fine && (!way.manager.is_of_windows() || said.contains("RUNNING"));
+    // `sc query` succeeds for every service that there is. NSSM's are about to start for a while after they did.
+    let up = ["RUNNING", "START_PENDING"];
+    let runs = fine && (!way.manager.is_of_windows() || up.iter().any(|it| said.contains(it)));
     Ok((runs, said))
 }
 

@@ -273,6 +273,7 @@ fn windows_gets_one_command_per_fact() {
     set("AppStopMethodConsole", "20000");
     set("AppExit", "Restart");
     set("AppRotateOnline", "1");
+    set("obj=", r"NT AUTHORITY\LocalService");
     assert!(
         commands
             .iter()

@@ -105,7 +105,8 @@ pub(super) fn nssm(spec: &Spec, nssm: &str) -> Vec<Vec<String>> {
         set("DisplayName", &[spec.role.title]),
         set("Description", &[spec.role.title]),
         set("Start", &["SERVICE_AUTO_START"]),
-        set("ObjectName", &[&spec.user, ""]),
+        // NSSM would ask for a password, which this kind of user has not.
+        command(&["sc", "config", name, "obj=", &spec.user]),
         // Ctrl+C first, and only that: the program takes no other hint, and ends in order.
         set("AppStopMethodConsole", &[&wait]),
         set("AppRestartDelay", &["3000"]),
