@@ -1,5 +1,10 @@
 //! Build script of both programs: what the profile `small` needs of the linker. Cargo's profiles cannot say it.
 
+#![allow(
+    clippy::print_stdout,
+    reason = "a build script talks to cargo on stdout"
+)]
+
 use std::env;
 use std::path::{Path, PathBuf};
 
