@@ -1,6 +1,9 @@
 //! Build script of both programs: what the profile `small` needs of the linker. Cargo's profiles cannot say it.
 
-#![allow(clippy::print_stdout, reason = "cargo listens there")]
+#![allow(
+    clippy::print_stdout,
+    reason = "a build script talks to cargo on stdout"
+)]
 
 use std::env;
 use std::path::{Path, PathBuf};
