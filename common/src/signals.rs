@@ -108,9 +108,11 @@ mod system {
         if let Some(stop) = &mut *STOP.lock().unwrap_or_else(PoisonError::into_inner) {
             stop();
         }
-        while meaning == Meaning::StopAndHold {
+        if meaning == Meaning::StopAndHold {
             // The end of main ends this thread, too; if that takes too long, Windows does.
-            thread::park();
+            loop {
+                thread::park();
+            }
         }
     }
 }
