@@ -16,7 +16,7 @@ use minitcptunnel_common::relay::{Ended, Why};
 use crate::path::{Hand, Kind, Layer, Seen, Side, dress, dress_both, start};
 use crate::rig::{Content, PATIENCE, eventually, link, stands_still, within};
 
-const AT_ONCE: Duration = Duration::from_secs(1);
+const AT_ONCE: Duration = Duration::from_secs(if cfg!(windows) { 10 } else { 1 });
 
 /// The real path in pools shared with others, its wire left alone.
 struct Tunnelled {
