@@ -1,4 +1,4 @@
-//! The subcommands that print and end: `pubkey`, `check`, `health`, `doctor`, `certs`, `service`.
+//! The command line: arguments, and the subcommands that print and end: `pubkey`, `check`, `health`, `doctor`, `certs`, `service`.
 
 pub mod certs;
 pub mod doctor;
@@ -6,16 +6,130 @@ pub mod health;
 pub mod service;
 
 use std::fmt::Write;
+use std::net::IpAddr;
+use std::path::PathBuf;
 
-use minitcptunnel_common::config::PortSet;
+use clap::{Parser, Subcommand};
+use minitcptunnel_common::codes::{Code, Lang};
+
+use minitcptunnel_common::config::{ConfigError, Grace, PortSet, Seconds};
 use minitcptunnel_common::identity::{self, AllowListFile, IdentityKey};
-use minitcptunnel_common::resources;
+use minitcptunnel_common::log::{Format, LogOptions, Logging, Verbosity};
+use minitcptunnel_common::{resources, service as common_service};
 
-use crate::config::{Checked, Config};
+use crate::config::{self, Checked, Config, Overrides};
 use crate::forward;
 use crate::jobs;
 use crate::reverse::StartError;
 use crate::reverse::within::Within;
+
+/// Opens public ports for the local services of MiniTCPTunnel clients, and takes TLS in for target services of its own.
+#[derive(Parser, Debug)]
+#[command(version)]
+pub struct Arguments {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Option<Subcommands>,
+    /// Port that clients connect to [default: 9000, or as configured]
+    #[arg(long, global = true, value_name = "PORT")]
+    pub port: Option<u16>,
+    /// Address to listen on [default: "::", all of IPv6 and IPv4, or as configured]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub bind: Option<IpAddr>,
+    /// Configuration file, JSON or YAML; without it the defaults hold
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Stop after this many seconds; of health and doctor: give up a question after them [default: 5]
+    #[arg(long, global = true, value_name = "SECONDS")]
+    pub timeout: Option<Seconds>,
+    /// How long running connections may go on after a signal [default: 5, or as configured]
+    #[arg(long, global = true, value_name = "SECONDS")]
+    pub grace: Option<Grace>,
+    /// Log one line per connection
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// Log everything, also what libraries have to say
+    #[arg(long, global = true)]
+    pub debug: bool,
+    /// Log to this file as well as to stdout [default: as configured]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+    /// What log lines look like: text or json [default: text, or as configured]
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub log_format: Option<Format>,
+}
+
+/// What the program can do.
+#[derive(Subcommand, Debug)]
+pub enum Subcommands {
+    /// Serve (what happens without a command)
+    Run,
+    /// Print the server's public key, for the clients' server_pub_key
+    Pubkey,
+    /// Check the configuration and say what it would do
+    Check,
+    /// Ask the server that runs with this configuration whether it answers; exit code 1 if not
+    Health,
+    /// Look for what is wrong: configuration, key, list, ports, targets, limits; the exit code is that of the worst
+    Doctor {
+        /// Print one JSON object instead of lines
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run as a service that starts with the system; options in front of it are the service's
+    Service {
+        /// What to do
+        #[command(subcommand)]
+        command: common_service::Command,
+    },
+    /// Make certificates for TLS: a CA, and what it signs
+    Certs {
+        /// What to do
+        #[command(subcommand)]
+        command: certs::Command,
+    },
+    /// Say what an error code means and what to do about it; without a code, list all
+    Explain {
+        /// As in messages and in the log: E0301
+        #[arg(value_name = "CODE")]
+        codes: Vec<Code>,
+        /// en, ko or fr [default: that of the locale]
+        #[arg(long, value_name = "LANGUAGE")]
+        lang: Option<Lang>,
+    },
+}
+
+impl Arguments {
+    /// The configuration, with what the command line says instead.
+    ///
+    /// # Errors
+    /// If there is none that can be used.
+    pub fn load(&self) -> Result<Checked, ConfigError> {
+        let overrides = Overrides {
+            port: self.port,
+            bind: self.bind,
+            grace: self.grace.map(Grace::duration),
+        };
+        config::load(self.config.as_deref(), &overrides)
+    }
+
+    /// How the log is written; `configured` holds where the command line says nothing.
+    #[must_use]
+    pub fn log_options(&self, configured: Logging) -> LogOptions {
+        let verbosity = match (self.debug, self.verbose) {
+            (true, _) => Verbosity::Debug,
+            (false, true) => Verbosity::Verbose,
+            (false, false) => Verbosity::Normal,
+        };
+        LogOptions {
+            verbosity,
+            format: self.log_format,
+            file: self.log_file.clone(),
+            configured,
+            ..LogOptions::default()
+        }
+    }
+}
 
 /// `pubkey`: the server's public key, from its key file. Makes nothing.
 ///

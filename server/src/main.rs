@@ -1,92 +1,18 @@
 //! MiniTCPTunnel server program: arguments, configuration, start, signals, exit code.
 
 use std::io::{self, Write};
-use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::{Parser, Subcommand};
-use minitcptunnel_common::codes::{self, Code, Coded, Lang};
-use minitcptunnel_common::config::{ConfigError, Grace, Seconds};
+use clap::Parser;
+use minitcptunnel_common::codes::{self, Code, Coded};
+use minitcptunnel_common::config::{ConfigError, Seconds};
 use minitcptunnel_common::exit::ExitCode;
-use minitcptunnel_common::log::{self as logging, Format, LogOptions, Logging, Verbosity};
+use minitcptunnel_common::log::{self as logging, Logging};
 use minitcptunnel_common::service::{self, notify};
 use minitcptunnel_common::signals;
-use minitcptunnel_server::cli::{self, certs};
-use minitcptunnel_server::config::{self, Checked, Overrides};
+use minitcptunnel_server::cli::{self, Arguments, Subcommands, certs};
+use minitcptunnel_server::config::Checked;
 use minitcptunnel_server::jobs;
-
-/// Opens public ports for the local services of MiniTCPTunnel clients, and takes TLS in for target services of its own.
-#[derive(Parser)]
-#[command(version)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Option<Subcommands>,
-    /// Port that clients connect to [default: 9000, or as configured]
-    #[arg(long, global = true, value_name = "PORT")]
-    port: Option<u16>,
-    /// Address to listen on [default: "::", all of IPv6 and IPv4, or as configured]
-    #[arg(long, global = true, value_name = "ADDRESS")]
-    bind: Option<IpAddr>,
-    /// Configuration file, JSON or YAML; without it the defaults hold
-    #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Stop after this many seconds; of health and doctor: give up a question after them [default: 5]
-    #[arg(long, global = true, value_name = "SECONDS")]
-    timeout: Option<Seconds>,
-    /// How long running connections may go on after a signal [default: 5, or as configured]
-    #[arg(long, global = true, value_name = "SECONDS")]
-    grace: Option<Grace>,
-    /// Log one line per connection
-    #[arg(short, long, global = true)]
-    verbose: bool,
-    /// Log everything, also what libraries have to say
-    #[arg(long, global = true)]
-    debug: bool,
-    /// Log to this file as well as to stdout [default: as configured]
-    #[arg(long, global = true, value_name = "FILE")]
-    log_file: Option<PathBuf>,
-    /// What log lines look like: text or json [default: text, or as configured]
-    #[arg(long, global = true, value_name = "FORMAT")]
-    log_format: Option<Format>,
-}
-
-#[derive(Subcommand)]
-enum Subcommands {
-    /// Serve (what happens without a command)
-    Run,
-    /// Print the server's public key, for the clients' server_pub_key
-    Pubkey,
-    /// Check the configuration and say what it would do
-    Check,
-    /// Ask the server that runs with this configuration whether it answers; exit code 1 if not
-    Health,
-    /// Look for what is wrong: configuration, key, list, ports, targets, limits; the exit code is that of the worst
-    Doctor {
-        /// Print one JSON object instead of lines
-        #[arg(long)]
-        json: bool,
-    },
-    /// Run as a service that starts with the system; options in front of it are the service's
-    Service {
-        #[command(subcommand)]
-        command: service::Command,
-    },
-    /// Make certificates for TLS: a CA, and what it signs
-    Certs {
-        #[command(subcommand)]
-        command: certs::Command,
-    },
-    /// Say what an error code means and what to do about it; without a code, list all
-    Explain {
-        /// As in messages and in the log: E0301
-        #[arg(value_name = "CODE")]
-        codes: Vec<Code>,
-        /// en, ko or fr [default: that of the locale]
-        #[arg(long, value_name = "LANGUAGE")]
-        lang: Option<Lang>,
-    },
-}
 
 /// What this program is called in its own messages.
 const NAME: &str = "minitcptunnel-server";
@@ -109,15 +35,15 @@ fn main() -> std::process::ExitCode {
             command: service::Command::Run { dir },
         }) => {
             let dir = dir.clone();
-            let work = move || serve(&arguments, load(&arguments)).number();
+            let work = move || serve(&arguments, arguments.load()).number();
             return service::run(dir.as_deref(), work).into();
         }
         Some(Subcommands::Service { command }) => {
-            return cli::service::service(command, &typed(&arguments)).into();
+            return cli::service::service(command, &arguments).into();
         }
         _ => {}
     }
-    let checked = load(&arguments);
+    let checked = arguments.load();
     let command = arguments.command.as_ref().unwrap_or(&Subcommands::Run);
     match (command, checked) {
         (Subcommands::Run, checked) => serve(&arguments, checked),
@@ -152,35 +78,12 @@ fn misused(e: &clap::Error) -> ExitCode {
     ExitCode::Usage
 }
 
-fn load(arguments: &Arguments) -> Result<Checked, ConfigError> {
-    let overrides = Overrides {
-        port: arguments.port,
-        bind: arguments.bind,
-        grace: arguments.grace.map(Grace::duration),
-    };
-    config::load(arguments.config.as_deref(), &overrides)
-}
-
-/// What `service` hands on to the service.
-fn typed(arguments: &Arguments) -> cli::service::Typed<'_> {
-    cli::service::Typed {
-        config: arguments.config.as_deref(),
-        port: arguments.port,
-        bind: arguments.bind,
-        grace: arguments.grace,
-        log_file: arguments.log_file.as_deref(),
-        log_format: arguments.log_format,
-        verbose: arguments.verbose,
-        debug: arguments.debug,
-    }
-}
-
 fn serve(arguments: &Arguments, checked: Result<Checked, ConfigError>) -> ExitCode {
     // Where the configuration is broken, nobody knows what it says about the log.
     let configured = checked
         .as_ref()
         .map_or_else(|_| Logging::default(), |it| it.config.logging.clone());
-    let _log = logging::init(log_options(arguments, configured));
+    let _log = logging::init(arguments.log_options(configured));
     match checked {
         Ok(checked) => run(arguments, checked),
         Err(e) => {
@@ -188,21 +91,6 @@ fn serve(arguments: &Arguments, checked: Result<Checked, ConfigError>) -> ExitCo
             lines.iter().for_each(|line| log::error!("{line}"));
             e.exit_code()
         }
-    }
-}
-
-fn log_options(arguments: &Arguments, configured: Logging) -> LogOptions {
-    let verbosity = match (arguments.debug, arguments.verbose) {
-        (true, _) => Verbosity::Debug,
-        (false, true) => Verbosity::Verbose,
-        (false, false) => Verbosity::Normal,
-    };
-    LogOptions {
-        verbosity,
-        format: arguments.log_format,
-        file: arguments.log_file.clone(),
-        configured,
-        ..LogOptions::default()
     }
 }
 

@@ -2,15 +2,13 @@
 //! needs of them.
 
 use std::io::{self, Write};
-use std::net::IpAddr;
 use std::path::Path;
 
 use minitcptunnel_common::codes::{Code, Coded};
-use minitcptunnel_common::config::Grace;
-use minitcptunnel_common::log::Format;
 use minitcptunnel_common::service::{self, How, Role, ServiceError, Use, Wanted};
 
-use crate::config::{self, Config, Overrides};
+use super::Arguments;
+use crate::config::Config;
 
 /// The first port that needs no privilege.
 const FREE_PORTS: u16 = 1024;
@@ -22,23 +20,9 @@ pub const ROLE: Role = Role {
     title: "MiniTCPTunnel server",
 };
 
-/// The options in front of `service`, which the service is started with.
-#[derive(Debug)]
-#[expect(missing_docs, reason = "each is an option, described there")]
-pub struct Typed<'a> {
-    pub config: Option<&'a Path>,
-    pub port: Option<u16>,
-    pub bind: Option<IpAddr>,
-    pub grace: Option<Grace>,
-    pub log_file: Option<&'a Path>,
-    pub log_format: Option<Format>,
-    pub verbose: bool,
-    pub debug: bool,
-}
-
 /// Does what `service` asks for; the exit code.
 #[must_use]
-pub fn service(command: &service::Command, typed: &Typed<'_>) -> u8 {
+pub fn service(command: &service::Command, typed: &Arguments) -> u8 {
     let (mut out, mut err) = (io::stdout(), io::stderr());
     let done = service::perform(
         command,
@@ -57,14 +41,8 @@ pub fn service(command: &service::Command, typed: &Typed<'_>) -> u8 {
     }
 }
 
-fn wanted(typed: &Typed<'_>) -> Result<Wanted, ServiceError> {
-    let overrides = Overrides {
-        port: typed.port,
-        bind: typed.bind,
-        grace: typed.grace.map(Grace::duration),
-    };
-    let checked = config::load(typed.config, &overrides)
-        .map_err(|e| ServiceError::Config(e.to_string(), e.code()))?;
+fn wanted(typed: &Arguments) -> Result<Wanted, ServiceError> {
+    let checked = (typed.load()).map_err(|e| ServiceError::Config(e.to_string(), e.code()))?;
     let config = checked.config;
     let mut notes = Vec::new();
     if typed.config.is_none() && Path::new(KEY_FILE).exists() {
@@ -82,10 +60,10 @@ fn wanted(typed: &Typed<'_>) -> Result<Wanted, ServiceError> {
     Ok(Wanted {
         role: ROLE,
         arguments: arguments(typed),
-        config: typed.config.map(Path::to_path_buf),
-        log_file: typed.log_file.map(Path::to_path_buf),
+        config: typed.config.clone(),
+        log_file: typed.log_file.clone(),
         // Without a configuration everything lies in the service's own folder.
-        uses: (typed.config.map(|file| uses(file, &config))).unwrap_or_default(),
+        uses: (typed.config.as_deref().map(|file| uses(file, &config))).unwrap_or_default(),
         configured_log: config.logging.file,
         low_ports,
         grace: config.grace,
@@ -93,7 +71,7 @@ fn wanted(typed: &Typed<'_>) -> Result<Wanted, ServiceError> {
     })
 }
 
-fn arguments(typed: &Typed<'_>) -> Vec<String> {
+fn arguments(typed: &Arguments) -> Vec<String> {
     let mut out = Vec::new();
     let mut option = |name: &str, value: String| out.extend([name.to_owned(), value]);
     if let Some(port) = typed.port {
