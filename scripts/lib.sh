@@ -75,6 +75,10 @@ table() {
     printf '%-34s %8s\n' whole "$((SECONDS - started))"
 }
 
+# What a script ends with where this machine cannot have what it needs; it has said what that is.
+# shellcheck disable=SC2034
+readonly CANNOT_BE_TRIED=77
+
 # step NAME COMMAND...: run, time, remember. A failed step does not hide what the later ones have to say.
 step() {
     local name=$1 from=$SECONDS code=0
@@ -85,6 +89,8 @@ step() {
     steps+=("$name") seconds+=("$((SECONDS - from))")
     if [ "$code" -eq 0 ]; then
         results+=(ok)
+    elif [ "$code" -eq "$CANNOT_BE_TRIED" ]; then
+        results+=("skipped: cannot be tried here")
     else
         results+=("FAILED ($code)")
         failed=$((failed + 1))
@@ -94,10 +100,18 @@ step() {
 
 # steps_end: says how many failed; fails if any did.
 steps_end() {
+    local result skipped=0
+    for result in "${results[@]}"; do
+        case $result in skipped*) skipped=$((skipped + 1)) ;; esac
+    done
     printf '\n'
     if [ "$failed" -gt 0 ]; then
         say "$failed of ${#steps[@]} steps failed"
         return 1
+    fi
+    if [ "$skipped" -gt 0 ]; then
+        say "$((${#steps[@]} - skipped)) steps passed, $skipped skipped"
+        return 0
     fi
     say "all ${#steps[@]} steps passed"
 }

@@ -42,6 +42,9 @@ ARROWS = {
     ("e2e", "server"),
     ("e2e", "client"),
     ("bench", "common"),
+    ("pages", "common"),
+    ("pages", "server"),
+    ("pages", "client"),
 }
 
 # The first row of rooms in common/src: a room uses rooms of a lower number only.

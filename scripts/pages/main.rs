@@ -39,6 +39,17 @@ fn main() -> process::ExitCode {
     process::ExitCode::SUCCESS
 }
 
+/// `help SUBCOMMAND` would have a page for each of the others.
+fn without_help(command: Command) -> Command {
+    let names: Vec<String> = (command.get_subcommands())
+        .map(|it| it.get_name().to_owned())
+        .collect();
+    let command = command.disable_help_subcommand(true);
+    (names.iter()).fold(command, |command, name| {
+        command.mut_subcommand(name, without_help)
+    })
+}
+
 fn write(folder: &Path, mut program: Command) -> io::Result<()> {
     let name = program.get_name().to_owned();
     let completions = folder.join("completions");
@@ -49,6 +60,7 @@ fn write(folder: &Path, mut program: Command) -> io::Result<()> {
     }
     let manual = folder.join("man");
     fs::create_dir_all(&manual)?;
+    let program = without_help(program);
     clap_mangen::generate_to(program.clone(), &manual)?;
     // The page of the program itself says what no description of arguments knows.
     let mut page = Vec::new();
