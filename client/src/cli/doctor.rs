@@ -107,7 +107,8 @@ fn unusable<W: Write>(report: &mut Report<W>, file: &Path, e: &KeyError, within:
 
 fn broken(e: &KeyError) -> Finding {
     match e {
-        KeyError::Config(e) => settings::broken(e),
+        // Of a missing pin the client has a code of its own.
+        KeyError::Config(told) => Finding::error("config", e.code(), told.to_string()),
         KeyError::NoFile { path, .. } => Finding::error(
             "config",
             Code::CONFIG_UNREADABLE,
