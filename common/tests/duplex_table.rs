@@ -185,6 +185,19 @@ const TABLE: &[Row] = {
     ]
 };
 
+/// Rows that say nothing under wine, and why. Its runner, scripts/windows/wine-run, is known by what it sets.
+const NOT_UNDER_WINE: &[(&str, &str)] = &[(
+    "blocked writers",
+    // Measured: 20 sockets that wait for room, each with one byte unread, cost its server a processor; without the byte
+    // nothing. It waits for the peer's end with each of them, is told of the byte instead, and asks again at once.
+    "wine's one server is busy with sockets that wait to write while something lies unread, and nobody else's turn comes",
+)];
+
+fn is_left_out(row: &str) -> Option<&'static str> {
+    let (_, why) = NOT_UNDER_WINE.iter().find(|(name, _)| *name == row)?;
+    (cfg!(windows) && std::env::var_os("MTT_WINE").is_some()).then_some(why)
+}
+
 /// Rows times columns, counted by hand: 17 rows over all 11, 3 over the 9 that are protected, 11 over the 6 sealed, 9
 /// over the 5 chains, 4 over the 6 that are direct, 1 over the 4 with FIN frames, 7 over 3, 18 over 2, 9 over one. On
 /// Linux one more over the 6 that are direct.
@@ -195,9 +208,12 @@ const CASES: usize =
 fn the_table_holds_for_every_kind() {
     let only = std::env::var("DUPLEX_TABLE").ok();
     let ran = AtomicUsize::new(0);
+    let mut left_out = 0;
     let failures = Mutex::new(Vec::new());
     let watched = watch();
-    for (load, threads) in [(Load::Light, 24), (Load::Timed, 6), (Load::Heavy, 3)] {
+    // Under wine every wait is a conversation with one server that serves all.
+    let timed = if cfg!(windows) { 2 } else { 6 };
+    for (load, threads) in [(Load::Light, 24), (Load::Timed, timed), (Load::Heavy, 3)] {
         let mut cases: Vec<_> = TABLE
             .iter()
             .filter(|(_, _, of, _)| *of == load)
@@ -209,6 +225,15 @@ fn the_table_holds_for_every_kind() {
             })
             .filter(|(name, _, _)| only.as_ref().is_none_or(|only| name.contains(only)))
             .collect();
+        cases.retain(|(name, _, _)| {
+            let (row, _) = name.split_once(": ").expect("made so above");
+            let why = is_left_out(row);
+            if let Some(why) = why {
+                println!("left out  {name}: {why}");
+                left_out += 1;
+            }
+            why.is_none()
+        });
         // To an original every end is told 5 s late: these wait beside everything else.
         cases.sort_by_key(|(_, _, kind)| kind.layer != Layer::Legacy);
         let next = AtomicUsize::new(0);
@@ -236,7 +261,7 @@ fn the_table_holds_for_every_kind() {
     let failures = failures.into_inner().unwrap();
     assert!(failures.is_empty(), "failed: {failures:#?}");
     if only.is_none() {
-        assert_eq!(ran.into_inner(), CASES, "cases are missing");
+        assert_eq!(ran.into_inner() + left_out, CASES, "cases are missing");
     }
 }
 

@@ -18,6 +18,7 @@ import secrets
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -203,6 +204,61 @@ def traffic(port, quick):
     say("each was told of the end, and ended")
 
 
+def cut(stream):
+    """Closes with a reset: what is cut must not look like an end."""
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.close()
+
+
+def expect_cut(stream, who):
+    with contextlib.suppress(ConnectionResetError):
+        got = stream.recv(1)
+        sys.exit(f"{who} got {got!r} instead of a reset")
+    stream.close()
+
+
+def cuts(port, service):
+    """A reset at either end arrives as one at the other; both are told by Linux, which never mistakes one for an end."""
+    service.settimeout(PATIENCE)
+    for asleep in (False, True):
+        for of_visitor in (True, False):
+            visitor_end = visitor.visit(port)
+            visitor_end.sendall(b"?")
+            service_end, _ = service.accept()
+            service_end.settimeout(PATIENCE)
+            if service_end.recv(1) != b"?":
+                sys.exit("the service got something else than was sent")
+            service_end.sendall(b"!")
+            if visitor_end.recv(1) != b"!":
+                sys.exit("the visitor got something else than was sent")
+            if asleep:
+                # A direction rests after 20 ms.
+                time.sleep(1)
+            ends = [visitor_end, service_end] if of_visitor else [service_end, visitor_end]
+            cut(ends[0])
+            expect_cut(ends[1], "the service" if of_visitor else "the visitor")
+    say("resets of visitors and of the service arrived as resets, awake and at rest")
+
+
+def cut_by_the_end(port, service, client, server):
+    """What runs when its program stops is cut, and does not end."""
+    visitor_end = visitor.visit(port)
+    visitor_end.sendall(b"?")
+    service_end, _ = service.accept()
+    service_end.settimeout(PATIENCE)
+    service_end.recv(1)
+    # Whichever is under wine stops first, and it is its own end of the connection that is looked at.
+    if server.windows:
+        server.stop("Server stopped: uptime=")
+        expect_cut(visitor_end, "the visitor of a server that stopped")
+        client.stop("Stopped ")
+    else:
+        client.stop("Stopped ")
+        expect_cut(service_end, "the service of a client that stopped")
+        server.stop("Server stopped: uptime=")
+    say("what still ran when the program under wine had stopped was reset")
+
+
 def is_private(path):
     """Wine keeps an access list as the bits of Unix: what the list gives to everybody are those of the others."""
     mode = path.stat().st_mode & 0o777
@@ -211,8 +267,8 @@ def is_private(path):
     say(f"{path.name} is not open to others (wine shows its access list as mode {mode:03o})")
 
 
-def settings(service):
-    port, public = free_ports(2)
+def settings(service, watched=None):
+    port, public, second = free_ports(3)
     server = {"port": port, "bind": "127.0.0.1", "limits": {"handshakes_per_second_per_address": 1000}}
     client = {
         "server_host": "127.0.0.1",
@@ -222,7 +278,11 @@ def settings(service):
         "tunnels": [{"id": "echo", "remote_port": public, "local_port": service, "auto_start": True}],
         "timeouts": {"backoff_min": 0.2, "backoff_max": 1},
     }
-    return server, client, public
+    if watched:
+        client["tunnels"].append({"id": "watched", "remote_port": second, "local_port": watched, "auto_start": True})
+        # What runs at the end is to be cut, not waited for.
+        server["grace"] = client["grace"] = 1
+    return server, client, [public, second]
 
 
 def introduce(server_key, client):
@@ -237,7 +297,8 @@ def pair(mode, target, quick):
     folder = fresh(WINE / f"run-{mode}")
     server = Program(target, folder, "server", mode == "server")
     client = Program(target, folder, "client", mode == "client")
-    of_server, of_client, public = settings(echo_service())
+    service = socket.create_server(("127.0.0.1", 0))
+    of_server, of_client, (public, second) = settings(echo_service(), service.getsockname()[1])
     server.configure(of_server)
     client.configure(of_client)
     try:
@@ -254,12 +315,13 @@ def pair(mode, target, quick):
         client.start()
         client.log.wait("Tunnel echo is open on server port")
         traffic(public, quick)
+        client.log.wait("Tunnel watched is open on server port")
+        cuts(second, service)
         watched = server if mode == "server" else client
         # While it runs: nothing is held back until there is more of it.
         watched.log.wait("conn_id|New public connection|to_service=")
         say(f"{watched.log.check()} whole lines of UTF-8 without colours in the log of the running {watched.name}")
-        client.stop("Stopped ")
-        server.stop("Server stopped: uptime=")
+        cut_by_the_end(second, service, client, server)
     finally:
         client.end()
         server.end()
@@ -309,7 +371,7 @@ def nssm(target, quick):
     shutil.copy(WINE / "nssm.exe", folder)
     outside = fresh(WINE / "run-nssm")
     client = Program(target, outside, "client", False)
-    of_server, of_client, public = settings(echo_service())
+    of_server, of_client, (public, _) = settings(echo_service())
     (folder / "server_config.json").write_text(json.dumps(of_server))
     # Made by somebody who does not know about access lists: that is warned of.
     (folder / "server_identity_key.hex").write_text(secrets.token_hex(32))

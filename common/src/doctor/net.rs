@@ -217,6 +217,7 @@ fn is_named(name: &str, own: &str) -> bool {
 mod tests {
     use super::*;
     use crate::doctor::Level;
+    #[cfg(target_os = "linux")]
     use std::net::{Ipv4Addr, TcpListener};
 
     #[test]

@@ -13,8 +13,8 @@ use minitcptunnel_common::relay::Why;
 use crate::path::{Hand, Kind, Path, Reader, Seen, Side, Writer};
 use crate::rig::{Content, PATIENCE, stands_still};
 
-/// How soon every pump is over. Under wine every wait is a conversation with one server that serves all.
-const AT_ONCE: Duration = Duration::from_secs(if cfg!(windows) { 10 } else { 1 });
+/// How soon every pump is over.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// What is going on when the abort comes.
 #[derive(Clone, Copy, PartialEq, Eq)]

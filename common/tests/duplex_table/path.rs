@@ -213,7 +213,7 @@ impl App {
 
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
         self.writing.store(true, Ordering::Release);
-        let result = (&self.stream).write_all(bytes);
+        let result = write_all(&self.stream, bytes);
         // Windows also calls it an abort.
         let reset = [
             io::ErrorKind::ConnectionReset,
@@ -225,6 +225,17 @@ impl App {
         self.writing.store(false, Ordering::Release);
         result
     }
+}
+
+/// Wine's blocking send now and then comes back without having taken anything, which std calls an error.
+fn write_all(mut stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match stream.write(bytes)? {
+            0 if !cfg!(windows) => return Err(io::ErrorKind::WriteZero.into()),
+            n => bytes = &bytes[n..],
+        }
+    }
+    Ok(())
 }
 
 /// Receiving half of an end.
