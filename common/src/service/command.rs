@@ -6,7 +6,7 @@ use std::process;
 use std::time::Duration;
 use std::{fs, thread};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::act::{self, Way};
 use super::spec::{self, Choices};
@@ -86,6 +86,20 @@ pub struct Target {
     /// Where nssm.exe is, if it is not in the PATH
     #[arg(long, value_name = "FILE")]
     nssm: Option<PathBuf>,
+}
+
+impl Target {
+    /// Another command about the same service, as a person would type it.
+    fn typed(&self, role: Role, command: &str) -> String {
+        let mut text = format!("{} service {command}", role.program);
+        if let Some(name) = &self.name {
+            text.push_str(&format!(" --name {name}"));
+        }
+        if let Some(manager) = self.manager.and_then(|it| it.to_possible_value()) {
+            text.push_str(&format!(" --manager {}", manager.get_name()));
+        }
+        text
+    }
 }
 
 /// How a command that succeeded ends.
@@ -175,8 +189,8 @@ pub fn perform(
                 if touches {
                     let _ = writeln!(
                         out,
-                        "installed {name}; `{} service start` starts it now, and every start of the system does",
-                        role.program
+                        "installed {name}; `{}` starts it now, and every start of the system does",
+                        target.typed(role, "start")
                     );
                 }
                 Status::Fine
@@ -192,8 +206,9 @@ pub fn perform(
                 if touches {
                     let _ = writeln!(
                         out,
-                        "uninstalled {name}; left as they are: {}, the configuration, logs, the user",
-                        manager.state_dir(&name)
+                        "uninstalled {name}; left as they are: {}, the configuration, logs, the user{}",
+                        manager.state_dir(&name),
+                        lent_for_good(manager).unwrap_or_default()
                     );
                 }
                 Status::Fine
@@ -214,7 +229,12 @@ pub fn perform(
                 let _ = writeln!(out, "{name}: nothing to do");
                 return Ok(Status::Fine);
             }
-            way.take(&[step], out, &mut warnings).map(|()| Status::Fine)
+            let taken = way.take(&[step], out, &mut warnings);
+            if touches {
+                taken.and_then(|()| outcome(&way, &name, wanted, &target.typed(role, "logs"), out))
+            } else {
+                taken.map(|()| Status::Fine)
+            }
         }
         Command::Status(_) => status(&way, &name, out),
         Command::Logs { lines, follow, .. } => logs(&way, &name, *lines, *follow, out),
@@ -302,6 +322,49 @@ fn runs(way: &Way, name: &str) -> Result<(bool, String), ServiceError> {
     Ok((runs, said))
 }
 
+/// What a start or stop that the manager takes for done has come to.
+fn outcome(
+    way: &Way,
+    name: &str,
+    wanted: bool,
+    logs: &str,
+    out: &mut impl Write,
+) -> Result<Status, ServiceError> {
+    let (runs, _) = runs(way, name)?;
+    if wanted && !runs {
+        let start = [steps::start(way.manager, name)];
+        let [steps::Step::Run(command)] = &start else {
+            return Ok(Status::Stopped);
+        };
+        return Err(ServiceError::Failed(
+            way.typed(command),
+            format!("succeeded, but {name} does not run; `{logs}` may tell why"),
+        ));
+    }
+    let _ = writeln!(out, "{name}: {}", state(runs));
+    Ok(Status::Fine)
+}
+
+fn state(runs: bool) -> &'static str {
+    if runs { "running" } else { "stopped" }
+}
+
+/// What `install` has lent to this program itself, where no script of the manager could: other services may use the
+/// same program, so it is only told.
+fn lent_for_good(manager: Manager) -> Option<String> {
+    if manager != Manager::Sysv {
+        return None;
+    }
+    let program = std::env::current_exe().ok()?.display().to_string();
+    let (_, said) = act::ask(&["getcap".to_owned(), program.clone()]).ok()?;
+    said.contains("cap_net_bind_service").then(|| {
+        format!(
+            ", and the low ports of the program itself (`setcap -r {}` takes them back)",
+            super::scripts::quoted(&program)
+        )
+    })
+}
+
 fn status(way: &Way, name: &str, out: &mut impl Write) -> Result<Status, ServiceError> {
     let command = steps::status(way.manager, name);
     if way.print {
@@ -318,7 +381,7 @@ fn status(way: &Way, name: &str, out: &mut impl Write) -> Result<Status, Service
     }
     let (runs, said) = runs(way, name)?;
     let _ = writeln!(out, "{}", said.trim_end());
-    let _ = writeln!(out, "{name}: {}", if runs { "running" } else { "stopped" });
+    let _ = writeln!(out, "{name}: {}", state(runs));
     Ok(if runs { Status::Fine } else { Status::Stopped })
 }
 
@@ -350,9 +413,12 @@ fn logs(
         let _ = writeln!(out, "# the last {lines} lines of {}", file.display());
         return Ok(Status::Fine);
     }
+    if !is_installed(way, name) && !file.exists() {
+        return Err(ServiceError::NotInstalled(name.to_owned()));
+    }
     tail(&file, lines, follow, out)
         .map(|()| Status::Fine)
-        .map_err(|e| ServiceError::File(file, e))
+        .map_err(|e| ServiceError::Log(file, e))
 }
 
 /// The file that the installed service logs to: what its script says, else the usual one.

@@ -174,8 +174,10 @@ PATH=/sbin:/usr/sbin:/bin:/usr/bin
 name={name}
 pid_file=/run/{name}.pid
 
+# The number may be another's by now, and not everybody who asks may signal it.
 running() {{
-\t[ -r \"$pid_file\" ] && kill -0 \"$(cat \"$pid_file\")\" 2>/dev/null
+\tpid=$(cat \"$pid_file\" 2>/dev/null) && [ -n \"$pid\" ] || return 1
+\t{{ tr '\\0' ' ' <\"/proc/$pid/cmdline\" | grep -qF -- {executable}; }} 2>/dev/null
 }}
 
 start() {{
@@ -183,15 +185,20 @@ start() {{
 {prepared}\tulimit -n {OPEN_FILES} 2>/dev/null || ulimit -n \"$(ulimit -H -n)\"
 \tstart-stop-daemon -S -b -m -p \"$pid_file\" -c {user} -x /bin/sh -- \\
 \t\t-c {IN_FOLDER} {state} \\
-\t\t{command}
+\t\t{command} || return 1
+\t# What cannot work ends at once, and nobody else would say so.
+\tsleep 1
+\trunning && return 0
+\trm -f \"$pid_file\"
+\techo \"$name ended as soon as it was started; \"{log}\" says why\" >&2
+\treturn 1
 }}
 
 stop() {{
 \trunning || {{ rm -f \"$pid_file\"; return 0; }}
-\tpid=$(cat \"$pid_file\")
 \tkill -TERM \"$pid\"
 \tleft={stop}
-\twhile kill -0 \"$pid\" 2>/dev/null; do
+\twhile running; do
 \t\tif [ \"$left\" -le 0 ]; then
 \t\t\tkill -KILL \"$pid\"
 \t\t\tbreak
@@ -206,10 +213,20 @@ case \"$1\" in
 start) start ;;
 stop) stop ;;
 restart | force-reload) stop && start ;;
-reload) running && kill -HUP \"$(cat \"$pid_file\")\" ;;
+reload)
+\tif running; then
+\t\tkill -HUP \"$pid\"
+\telse
+\t\techo \"$name is not running\" >&2
+\t\texit 7
+\tfi
+\t;;
 status)
 \tif running; then
-\t\techo \"$name is running (pid $(cat \"$pid_file\"))\"
+\t\techo \"$name is running (pid $pid)\"
+\telif [ -e \"$pid_file\" ]; then
+\t\techo \"$name is not running; it ended without having been stopped\"
+\t\texit 3
 \telse
 \t\techo \"$name is not running\"
 \t\texit 3
@@ -225,6 +242,8 @@ esac
         name = spec.name,
         title = spec.role.title,
         state = quoted(&spec.state_dir),
+        executable = quoted(&spec.executable),
+        log = quoted(spec.log_file.as_deref().unwrap_or("its log")),
         command = words(std::iter::once(&spec.executable).chain(&spec.arguments)),
         stop = spec.stop_seconds,
     )

@@ -157,7 +157,9 @@ pub(super) fn spec(
     let text = text.and_then(Result::ok).unwrap_or_default();
     for it in &wanted.uses {
         let path = usable(&it.path)?;
-        if it.key != CONFIG && !is_typed(&path, &text) {
+        // What is not named there at all has its usual place beside it.
+        let named = text.contains(it.key.rsplit('.').next().unwrap_or(it.key));
+        if it.key != CONFIG && named && !is_typed(&path, &text) {
             warnings.push(coded(
                 Code::SERVICE_RELATIVE_PATH,
                 &format!(
@@ -167,7 +169,13 @@ pub(super) fn spec(
             ));
         }
         match it.how {
-            How::Reads | How::Makes if it.path.exists() => {
+            // What it would make itself if it were missing is its own as well.
+            How::Makes if it.path.exists() => {
+                if !may_read(&it.path, user) {
+                    own.push(path.clone());
+                }
+            }
+            How::Reads if it.path.exists() => {
                 if !may_read(&it.path, user) {
                     warnings.push(coded(
                         Code::SERVICE_UNREADABLE,

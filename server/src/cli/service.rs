@@ -1,14 +1,16 @@
 //! `service`: this server as a service. What the managers are told is common to both programs; here is what a server
 //! needs of them.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
 
 use minitcptunnel_common::codes::{Code, Coded};
+use minitcptunnel_common::identity::{self, AllowListFile};
 use minitcptunnel_common::service::{self, How, Role, ServiceError, Use, Wanted};
 
 use super::Arguments;
-use crate::config::Config;
+use crate::config::{Checked, Config};
 
 /// The first port that needs no privilege.
 const FREE_PORTS: u16 = 1024;
@@ -28,7 +30,7 @@ pub fn service(command: &service::Command, typed: &Arguments) -> u8 {
         command,
         ROLE,
         || wanted(typed),
-        || Ok(()),
+        || ensure_files(typed),
         &mut out,
         &mut err,
     );
@@ -41,9 +43,31 @@ pub fn service(command: &service::Command, typed: &Arguments) -> u8 {
     }
 }
 
+/// The service cannot write to the folder of its configuration; so the key and the list that would lie there are made
+/// before. Without a configuration both lie in its own folder.
+fn ensure_files(typed: &Arguments) -> Result<(), ServiceError> {
+    let config = load(typed)?.config;
+    if typed.config.is_none() || !config.reverse {
+        return Ok(());
+    }
+    let refused = |e: &dyn fmt::Display, code| ServiceError::Config(e.to_string(), code);
+    let loaded =
+        identity::load_or_create(&config.identity_key_file).map_err(|e| refused(&e, e.code()))?;
+    AllowListFile::load(&config.allowed_clients_file).map_err(|e| refused(&e, e.code()))?;
+    let public = loaded.key.public();
+    let _ = writeln!(
+        io::stdout(),
+        "Server Identity Public Key (Pin in client config): {public}"
+    );
+    Ok(())
+}
+
+fn load(typed: &Arguments) -> Result<Checked, ServiceError> {
+    (typed.load()).map_err(|e| ServiceError::Config(e.to_string(), e.code()))
+}
+
 fn wanted(typed: &Arguments) -> Result<Wanted, ServiceError> {
-    let checked = (typed.load()).map_err(|e| ServiceError::Config(e.to_string(), e.code()))?;
-    let config = checked.config;
+    let config = load(typed)?.config;
     let mut notes = Vec::new();
     if typed.config.is_none() && Path::new(KEY_FILE).exists() {
         notes.push(format!(
