@@ -15,6 +15,14 @@ pub(super) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
+/// What a line of a script begins with that tells `service logs` where the log is.
+pub(super) const LOG_LINE: &str = "# Log: ";
+
+fn log_line(spec: &Spec) -> String {
+    let file = spec.log_file.as_deref().unwrap_or("none");
+    format!("{LOG_LINE}{file}")
+}
+
 fn words<'a>(texts: impl IntoIterator<Item = &'a String>) -> String {
     let words: Vec<String> = texts.into_iter().map(|text| quoted(text)).collect();
     words.join(" ")
@@ -49,6 +57,7 @@ pub(super) fn openrc(spec: &Spec) -> String {
         "\
 #!/sbin/openrc-run
 # {written_by}
+{log_line}
 # shellcheck shell=dash disable=SC2034
 
 name={title}
@@ -84,6 +93,7 @@ reload() {{
 \teend $?
 }}
 ",
+        log_line = log_line(spec),
         written_by = written_by(spec),
         title = quoted(spec.role.title),
         command = quoted(&spec.executable),
@@ -144,6 +154,9 @@ reload_service() {{
     )
 }
 
+/// The same with a log as the second one, for what is said before the program itself opens it, and last words.
+const WITH_LOG: &str = r#"'umask 077; log=$1; shift; cd "$0" && exec "$@" 2>>"$log"'"#;
+
 /// `/etc/init.d/NAME` of SysV init, for the start-stop-daemon of Debian and that of Busybox.
 pub(super) fn sysv(spec: &Spec) -> String {
     let user = &spec.user;
@@ -167,6 +180,7 @@ pub(super) fn sysv(spec: &Spec) -> String {
 # Short-Description: {title}
 ### END INIT INFO
 # {written_by}
+{log_line}
 # SysV init does not start again what has failed.
 # shellcheck disable=SC2016
 
@@ -184,7 +198,7 @@ start() {{
 \trunning && return 0
 {prepared}\tulimit -n {OPEN_FILES} 2>/dev/null || ulimit -n \"$(ulimit -H -n)\"
 \tstart-stop-daemon -S -b -m -p \"$pid_file\" -c {user} -x /bin/sh -- \\
-\t\t-c {IN_FOLDER} {state} \\
+\t\t-c {WITH_LOG} {state} {log} \\
 \t\t{command} || return 1
 \t# What cannot work ends at once, and nobody else would say so.
 \tsleep 1
@@ -238,12 +252,13 @@ status)
 \t;;
 esac
 ",
+        log_line = log_line(spec),
         written_by = written_by(spec),
         name = spec.name,
         title = spec.role.title,
         state = quoted(&spec.state_dir),
         executable = quoted(&spec.executable),
-        log = quoted(spec.log_file.as_deref().unwrap_or("its log")),
+        log = quoted(spec.log_file.as_deref().unwrap_or("/dev/null")),
         command = words(std::iter::once(&spec.executable).chain(&spec.arguments)),
         stop = spec.stop_seconds,
     )

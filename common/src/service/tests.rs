@@ -30,7 +30,7 @@ fn wanted(role: Role, config: Option<&str>) -> Wanted {
         uses: Vec::new(),
         low_ports: false,
         grace: Duration::from_secs(5),
-        notes: Vec::new(),
+        left_here: Vec::new(),
     }
 }
 
@@ -216,6 +216,27 @@ fn relative_paths_become_absolute_and_are_told() {
 }
 
 #[test]
+fn a_key_that_would_be_left_here_can_be_taken_along() {
+    let mut it = wanted(SERVER, None);
+    it.left_here = vec!["server_identity_key.hex".into()];
+    let mut choices = choices("/bin/x");
+    choices.name = Some("web".to_owned());
+    let (_, warnings) = spec(Manager::Systemd, &it, &choices).unwrap();
+    let here = std::env::current_dir().unwrap();
+    let from = scripts::quoted(&here.join("server_identity_key.hex").display().to_string());
+    let to = "/var/lib/web/server_identity_key.hex";
+    let end = format!(
+        "start: mkdir -p /var/lib/web && cp {from} {to} && chown minitcptunnel {to} && chmod 600 {to} (E1510)"
+    );
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].ends_with(&end), "{warnings:?}");
+    // Where it looks anyway there is nothing to do.
+    it.left_here = vec![to.into()];
+    let (_, warnings) = spec(Manager::Systemd, &it, &choices).unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
+}
+
+#[test]
 fn what_cannot_be_handed_over_is_refused() {
     for (config, name, user) in [
         ("/etc/a\nExecStart=/bin/evil", None, None),
@@ -395,7 +416,7 @@ mod sysv {
             // Its options: -S -b -m -p FILE -c USER -x PROGRAM -- ARGUMENTS.
             write(
                 &place("start-stop-daemon"),
-                "#!/bin/sh\n\"$9\" \"${11}\" \"${12}\" \"${13}\" \"${14}\" </dev/null >/dev/null 2>&1 &\necho $! >\"$5\"\n",
+                "#!/bin/sh\npid=$5 shell=$9\nshift 10\n\"$shell\" \"$@\" </dev/null >/dev/null 2>&1 &\necho $! >\"$pid\"\n",
             );
             write(&place("chown"), "#!/bin/sh\n");
             let mut spec = usual(Manager::Sysv, SERVER);
@@ -403,7 +424,7 @@ mod sysv {
             spec.arguments.clear();
             spec.state_dir = place("state").display().to_string();
             spec.writable.clear();
-            spec.log_file = Some("/the/log".to_owned());
+            spec.log_file = Some(place("log").display().to_string());
             let here = dir.path().display();
             let text = scripts::sysv(&spec)
                 .replace("PATH=/sbin", &format!("PATH={here}:/sbin"))
@@ -471,14 +492,24 @@ mod sysv {
 
     #[test]
     fn a_start_that_fails_is_told() {
-        let script = Script::new("#!/bin/sh\nexit 3\n");
+        let script = Script::new("#!/bin/sh\necho the reason >&2\nexit 3\n");
         let (code, said) = script.run("start");
         assert_eq!(code, Some(1), "{said}");
+        let log = script.dir.path().join("log");
         assert_eq!(
             said,
-            "minitcptunnel-server ended as soon as it was started; /the/log says why\n"
+            format!(
+                "minitcptunnel-server ended as soon as it was started; {} says why\n",
+                log.display()
+            )
         );
+        assert_eq!(fs::read_to_string(&log).unwrap(), "the reason\n");
         assert!(!script.pid_file().exists());
+        fs::remove_file(&script.program).unwrap();
+        assert_eq!(script.run("start").0, Some(1));
+        let told = fs::read_to_string(&log).unwrap();
+        let program = script.program.display().to_string();
+        assert!(told.contains(&program), "{told}");
     }
 
     /// After a crash the number in the file may be somebody else's, who is not to be stopped.
@@ -499,6 +530,5 @@ mod sysv {
         );
         assert_eq!(stopped.0, Some(0), "{stopped:?}");
         assert!(alive);
-        assert!(script.program.exists());
     }
 }

@@ -3,9 +3,9 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use minitcptunnel_common::codes::{Code, Coded};
+use minitcptunnel_common::codes::Coded;
 use minitcptunnel_common::identity::{self, AllowListFile};
 use minitcptunnel_common::service::{self, How, Role, ServiceError, Use, Wanted};
 
@@ -14,7 +14,9 @@ use crate::config::{Checked, Config};
 
 /// The first port that needs no privilege.
 const FREE_PORTS: u16 = 1024;
+/// What the server looks for where it is started, unless a configuration says otherwise.
 const KEY_FILE: &str = "server_identity_key.hex";
+const LIST_FILE: &str = "allowed_clients.txt";
 
 /// This program.
 pub const ROLE: Role = Role {
@@ -68,16 +70,12 @@ fn load(typed: &Arguments) -> Result<Checked, ServiceError> {
 
 fn wanted(typed: &Arguments) -> Result<Wanted, ServiceError> {
     let config = load(typed)?.config;
-    let mut notes = Vec::new();
-    if typed.config.is_none() && Path::new(KEY_FILE).exists() {
-        notes.push(format!(
-            "there is a {KEY_FILE} in this folder, which the service will not look for; to keep that identity, copy it \
-             (and allowed_clients.txt) into the service's own folder, /var/lib/{} with systemd, before the first start \
-             ({})",
-            ROLE.program,
-            Code::SERVICE_OTHER_KEY
-        ));
-    }
+    let matters = typed.config.is_none() && Path::new(KEY_FILE).exists();
+    let left_here = [KEY_FILE, LIST_FILE]
+        .into_iter()
+        .map(PathBuf::from)
+        .filter(|file| matters && file.exists())
+        .collect();
     let low = |port: u16| port != 0 && port < FREE_PORTS;
     let low_ports = (config.reverse && low(config.port))
         || (config.forwards.iter()).any(|forward| low(forward.listen.port()));
@@ -91,7 +89,7 @@ fn wanted(typed: &Arguments) -> Result<Wanted, ServiceError> {
         configured_log: config.logging.file,
         low_ports,
         grace: config.grace,
-        notes,
+        left_here,
     })
 }
 
