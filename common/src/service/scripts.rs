@@ -167,6 +167,13 @@ pub(super) fn sysv(spec: &Spec) -> String {
             "\tmkdir -p {folder} && chmod {mode} {folder} && chown {user} {folder} || return 1\n"
         ));
     }
+    let command = words(std::iter::once(&spec.executable).chain(&spec.arguments));
+    // A program that cannot read its configuration does not know the log file that is named there.
+    let check = if spec.arguments.iter().any(|it| it == "--log-file") {
+        String::new()
+    } else {
+        format!("', or this does:' {command} check")
+    };
     format!(
         "\
 #!/bin/sh
@@ -204,7 +211,7 @@ start() {{
 \tsleep 1
 \trunning && return 0
 \trm -f \"$pid_file\"
-\techo \"$name ended as soon as it was started; \"{log}\" says why\" >&2
+\techo \"$name ended as soon as it was started; \"{log}\" says why\"{check} >&2
 \treturn 1
 }}
 
@@ -259,7 +266,6 @@ esac
         state = quoted(&spec.state_dir),
         executable = quoted(&spec.executable),
         log = quoted(spec.log_file.as_deref().unwrap_or("/dev/null")),
-        command = words(std::iter::once(&spec.executable).chain(&spec.arguments)),
         stop = spec.stop_seconds,
     )
 }

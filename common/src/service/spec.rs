@@ -259,7 +259,7 @@ fn left_here(
     Ok(Some(coded(
         Code::SERVICE_OTHER_KEY,
         &format!(
-            "there is a {name} in this folder, which the service will not look for; to keep it, run before the first \
+            "{name} lies in this folder, where the service will not look for it; to keep it, run before the first \
              start: {copy}"
         ),
     )))

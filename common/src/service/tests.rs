@@ -421,7 +421,7 @@ mod sysv {
             write(&place("chown"), "#!/bin/sh\n");
             let mut spec = usual(Manager::Sysv, SERVER);
             spec.executable = executable.display().to_string();
-            spec.arguments.clear();
+            spec.arguments = vec!["--config".to_owned(), "/etc/my server.json".to_owned()];
             spec.state_dir = place("state").display().to_string();
             spec.writable.clear();
             spec.log_file = Some(place("log").display().to_string());
@@ -499,8 +499,10 @@ mod sysv {
         assert_eq!(
             said,
             format!(
-                "minitcptunnel-server ended as soon as it was started; {} says why\n",
-                log.display()
+                "minitcptunnel-server ended as soon as it was started; {} says why, or this does: {} --config \
+                 /etc/my server.json check\n",
+                log.display(),
+                script.program.display()
             )
         );
         assert_eq!(fs::read_to_string(&log).unwrap(), "the reason\n");
