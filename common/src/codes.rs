@@ -286,6 +286,8 @@ codes! {
     SERVICE_UNREADABLE = 1509;
     /// The service would not find the key that is here.
     SERVICE_OTHER_KEY = 1510;
+    /// The log of a service cannot be read.
+    SERVICE_LOG_UNREADABLE = 1511;
     /// The program is not installed as a service.
     NOT_A_SERVICE = 1550;
 }

@@ -68,7 +68,7 @@ fn wanted(typed: &Arguments) -> Result<Wanted, ServiceError> {
         low_ports: config.forwards.iter().any(|it| low(it.listen.port())),
         configured_log: config.logging.file,
         grace,
-        notes: Vec::new(),
+        left_here: Vec::new(),
     })
 }
 

@@ -256,14 +256,14 @@ impl Drop for Said {
     }
 }
 
-/// Runs a command whose output is the answer; what it said, and whether it succeeded.
-pub(super) fn ask(command: &[String]) -> io::Result<(bool, String)> {
+/// Runs a command whose output is the answer; its exit code, if it was not killed, and what it said.
+pub(super) fn ask(command: &[String]) -> io::Result<(Option<i32>, String)> {
     let said = Said::new()?;
     let status = said
         .catch(Command::new(&command[0]).args(&command[1..]))?
         .stdin(Stdio::null())
         .status()?;
-    Ok((status.success(), said.text()))
+    Ok((status.code(), said.text()))
 }
 
 /// Whether this system has a command.

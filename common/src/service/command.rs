@@ -6,12 +6,12 @@ use std::process;
 use std::time::Duration;
 use std::{fs, thread};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::act::{self, Way};
 use super::spec::{self, Choices};
-use super::steps;
 use super::{Manager, Role, ServiceError, Wanted};
+use super::{scripts, steps};
 
 /// What is to be done with the service. The options in front of it (`--config` and the like) are those that the
 /// service is started with.
@@ -86,6 +86,32 @@ pub struct Target {
     /// Where nssm.exe is, if it is not in the PATH
     #[arg(long, value_name = "FILE")]
     nssm: Option<PathBuf>,
+}
+
+impl Target {
+    /// Another command about the same service, as a person would type it.
+    fn typed(&self, role: Role, command: &str) -> String {
+        let mut text = format!("{} service {command}", role.program);
+        if let Some(name) = &self.name {
+            text.push_str(&format!(" --name {name}"));
+        }
+        if let Some(manager) = self.manager.and_then(|it| it.to_possible_value()) {
+            text.push_str(&format!(" --manager {}", manager.get_name()));
+        }
+        text
+    }
+
+    /// What brings a new installation to life.
+    fn what_next(&self, role: Role, runs: bool) -> String {
+        let start = self.typed(role, "start");
+        if runs {
+            // A start of what runs does nothing.
+            let stop = self.typed(role, "stop");
+            format!("it still runs as it did before; `{stop} && {start}` makes it anew")
+        } else {
+            format!("`{start}` starts it now, and every start of the system does")
+        }
+    }
 }
 
 /// How a command that succeeded ends.
@@ -170,13 +196,16 @@ pub fn perform(
                 warnings
                     .push("procd can lend no low ports to another user: it runs as root".into());
             }
+            let runs_already = touches
+                && is_installed(&way, &name)
+                && runs(&way, &name).is_ok_and(|(runs, _)| runs);
             let steps = steps::install(manager, &spec, &nssm);
             way.take(&steps, out, &mut warnings).map(|()| {
                 if touches {
                     let _ = writeln!(
                         out,
-                        "installed {name}; `{} service start` starts it now, and every start of the system does",
-                        role.program
+                        "installed {name}; {}",
+                        target.what_next(role, runs_already)
                     );
                 }
                 Status::Fine
@@ -192,8 +221,9 @@ pub fn perform(
                 if touches {
                     let _ = writeln!(
                         out,
-                        "uninstalled {name}; left as they are: {}, the configuration, logs, the user",
-                        manager.state_dir(&name)
+                        "uninstalled {name}; left as they are: {}, the configuration, logs, the user{}",
+                        manager.state_dir(&name),
+                        lent_for_good(manager).unwrap_or_default()
                     );
                 }
                 Status::Fine
@@ -214,7 +244,12 @@ pub fn perform(
                 let _ = writeln!(out, "{name}: nothing to do");
                 return Ok(Status::Fine);
             }
-            way.take(&[step], out, &mut warnings).map(|()| Status::Fine)
+            let taken = way.take(&[step], out, &mut warnings);
+            if touches {
+                taken.and_then(|()| outcome(&way, &name, wanted, &target.typed(role, "logs"), out))
+            } else {
+                taken.map(|()| Status::Fine)
+            }
         }
         Command::Status(_) => status(&way, &name, out),
         Command::Logs { lines, follow, .. } => logs(&way, &name, *lines, *follow, out),
@@ -272,11 +307,11 @@ fn is_installed(way: &Way, name: &str) -> bool {
         // A packager's unit lies elsewhere.
         Manager::Systemd if way.root.is_none() => {
             let cat = ["systemctl", "cat", &format!("{name}.service")].map(str::to_owned);
-            act::ask(&cat).is_ok_and(|(fine, _)| fine)
+            act::ask(&cat).is_ok_and(|(code, _)| code == Some(0))
         }
         Manager::Windows | Manager::Nssm => {
-            act::ask(&steps::status(way.manager, name)).is_ok_and(|(fine, said)| {
-                fine || !said.contains(UNKNOWN_TO_WINDOWS) && !said.trim().is_empty()
+            act::ask(&steps::status(way.manager, name)).is_ok_and(|(code, said)| {
+                code == Some(0) || !said.contains(UNKNOWN_TO_WINDOWS) && !said.trim().is_empty()
             })
         }
         _ => false,
@@ -294,12 +329,70 @@ fn installed(way: &Way, name: &str) -> Result<(), ServiceError> {
 /// Whether it runs, and what its manager says about it.
 fn runs(way: &Way, name: &str) -> Result<(bool, String), ServiceError> {
     let command = steps::status(way.manager, name);
-    let (fine, said) = act::ask(&command)
-        .map_err(|e| ServiceError::Failed(way.typed(&command), format!("could not be run: {e}")))?;
-    // `sc query` succeeds for every service that there is. NSSM's are about to start for a while after they did.
-    let up = ["RUNNING", "START_PENDING"];
-    let runs = fine && (!way.manager.is_of_windows() || up.iter().any(|it| said.contains(it)));
-    Ok((runs, said))
+    let failed = |why: String| ServiceError::Failed(way.typed(&command), why);
+    let (code, said) = act::ask(&command).map_err(|e| failed(format!("could not be run: {e}")))?;
+    match is_up(way.manager, code, &said) {
+        Some(runs) => Ok((runs, said)),
+        None => Err(failed(format!("does not tell: {}", said.trim()))),
+    }
+}
+
+/// Whether an answer means that the service runs; `None` if it is none.
+fn is_up(manager: Manager, code: Option<i32>, said: &str) -> Option<bool> {
+    let fine = code == Some(0);
+    match manager {
+        // It has 3 for what does not run; so it ends if it could not ask.
+        Manager::Systemd if code == Some(1) => None,
+        // `sc query` succeeds for every service that there is. NSSM's are about to start for a while after they did.
+        Manager::Windows | Manager::Nssm => {
+            let up = ["RUNNING", "START_PENDING"];
+            Some(fine && up.iter().any(|it| said.contains(it)))
+        }
+        _ => Some(fine),
+    }
+}
+
+/// What a start or stop that the manager takes for done has come to.
+fn outcome(
+    way: &Way,
+    name: &str,
+    wanted: bool,
+    logs: &str,
+    out: &mut impl Write,
+) -> Result<Status, ServiceError> {
+    let (runs, _) = runs(way, name)?;
+    if wanted && !runs {
+        let start = [steps::start(way.manager, name)];
+        let [steps::Step::Run(command)] = &start else {
+            return Ok(Status::Stopped);
+        };
+        return Err(ServiceError::Failed(
+            way.typed(command),
+            format!("succeeded, but {name} does not run; `{logs}` may tell why"),
+        ));
+    }
+    let _ = writeln!(out, "{name}: {}", state(runs));
+    Ok(Status::Fine)
+}
+
+fn state(runs: bool) -> &'static str {
+    if runs { "running" } else { "stopped" }
+}
+
+/// What `install` has lent to this program itself, where no script of the manager could: other services may use the
+/// same program, so it is only told.
+fn lent_for_good(manager: Manager) -> Option<String> {
+    if manager != Manager::Sysv {
+        return None;
+    }
+    let program = std::env::current_exe().ok()?.display().to_string();
+    let (_, said) = act::ask(&["getcap".to_owned(), program.clone()]).ok()?;
+    said.contains("cap_net_bind_service").then(|| {
+        format!(
+            ", and the low ports of the program itself (`setcap -r {}` takes them back)",
+            scripts::quoted(&program)
+        )
+    })
 }
 
 fn status(way: &Way, name: &str, out: &mut impl Write) -> Result<Status, ServiceError> {
@@ -318,7 +411,7 @@ fn status(way: &Way, name: &str, out: &mut impl Write) -> Result<Status, Service
     }
     let (runs, said) = runs(way, name)?;
     let _ = writeln!(out, "{}", said.trim_end());
-    let _ = writeln!(out, "{name}: {}", if runs { "running" } else { "stopped" });
+    let _ = writeln!(out, "{name}: {}", state(runs));
     Ok(if runs { Status::Fine } else { Status::Stopped })
 }
 
@@ -350,9 +443,12 @@ fn logs(
         let _ = writeln!(out, "# the last {lines} lines of {}", file.display());
         return Ok(Status::Fine);
     }
+    if !is_installed(way, name) && !file.exists() {
+        return Err(ServiceError::NotInstalled(name.to_owned()));
+    }
     tail(&file, lines, follow, out)
         .map(|()| Status::Fine)
-        .map_err(|e| ServiceError::File(file, e))
+        .map_err(|e| ServiceError::Log(file, e))
 }
 
 /// The file that the installed service logs to: what its script says, else the usual one.
@@ -360,9 +456,8 @@ fn log_file(way: &Way, name: &str) -> PathBuf {
     let usual = way.manager.log_file(name).unwrap_or_default();
     let script = steps::file(way.manager, name).map(|file| fs::read_to_string(way.place(&file)));
     let named = script.and_then(Result::ok).and_then(|script| {
-        let (_, rest) = script.split_once("--log-file ")?;
-        let end = rest.find([' ', '\n', '\'', '\\'])?;
-        (end > 0).then(|| rest[..end].to_owned())
+        let mut lines = script.lines();
+        lines.find_map(|line| line.strip_prefix(scripts::LOG_LINE).map(str::to_owned))
     });
     way.place(&named.unwrap_or(usual))
 }
@@ -451,5 +546,93 @@ mod tests {
         let all = shown(&long, 20_000);
         assert!(all.starts_with("line 10000\n") && all.ends_with("line 29999\n"));
         assert_eq!(all.lines().count(), 20_000);
+    }
+
+    const ROLE: Role = Role {
+        program: "minitcptunnel-server",
+        title: "MiniTCPTunnel server",
+    };
+
+    #[test]
+    fn what_to_type_next_is_about_the_same_service() {
+        let mut target = Target::default();
+        let usual = target.what_next(ROLE, false);
+        assert!(
+            usual.starts_with("`minitcptunnel-server service start` starts it now"),
+            "{usual}"
+        );
+        target.name = Some("web".to_owned());
+        target.manager = Some(Manager::Sysv);
+        let again = target.what_next(ROLE, true);
+        assert!(
+            again.contains(
+                "`minitcptunnel-server service stop --name web --manager sysv && \
+                 minitcptunnel-server service start --name web --manager sysv`"
+            ),
+            "{again}"
+        );
+    }
+
+    #[test]
+    fn no_answer_does_not_mean_stopped() {
+        for (manager, code, said, up) in [
+            (Manager::Systemd, Some(0), "", Some(true)),
+            (Manager::Systemd, Some(3), "", Some(false)),
+            (Manager::Systemd, Some(1), "Failed to connect to bus", None),
+            // OpenRC has a number for each way of not running.
+            (Manager::Openrc, Some(32), "", Some(false)),
+            (Manager::Sysv, Some(1), "", Some(false)),
+            (Manager::Windows, Some(0), "STATE : 4 RUNNING", Some(true)),
+            (Manager::Windows, Some(0), "STATE : 1 STOPPED", Some(false)),
+        ] {
+            assert_eq!(is_up(manager, code, said), up, "{manager} {code:?} {said}");
+        }
+    }
+
+    #[test]
+    fn a_log_that_is_not_there_has_a_reason() {
+        let dir = Scratch::new();
+        let logs = || {
+            let command = Command::Logs {
+                target: Target {
+                    manager: Some(Manager::Sysv),
+                    root: Some(dir.path().to_path_buf()),
+                    ..Target::default()
+                },
+                lines: 5,
+                follow: false,
+            };
+            let wanted = || unreachable!("only an installation is asked for");
+            let (mut out, mut err) = (Vec::new(), Vec::new());
+            perform(&command, ROLE, wanted, || Ok(()), &mut out, &mut err)
+                .map(|_| String::from_utf8(out).unwrap())
+        };
+        let e = logs().unwrap_err();
+        assert!(matches!(e, ServiceError::NotInstalled(_)), "{e}");
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("etc/init.d/minitcptunnel-server", "#!/bin/sh\n");
+        let e = logs().unwrap_err();
+        assert!(matches!(e, ServiceError::Log(..)), "{e}");
+        assert!(
+            e.to_string()
+                .ends_with("yet: the service writes it when it starts"),
+            "{e}"
+        );
+        write(
+            "var/log/minitcptunnel-server/minitcptunnel-server.log",
+            "a\n",
+        );
+        assert_eq!(logs().unwrap(), "a\n");
+        // The script knows where the configuration has put it.
+        write(
+            "etc/init.d/minitcptunnel-server",
+            "#!/bin/sh\n# Log: /srv/my logs/x\nx --log-file /y\n",
+        );
+        write("srv/my logs/x", "b\n");
+        assert_eq!(logs().unwrap(), "b\n");
     }
 }

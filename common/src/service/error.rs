@@ -30,6 +30,8 @@ pub enum ServiceError {
     Write(WriteError),
     /// A file or folder could not be changed otherwise.
     File(PathBuf, io::Error),
+    /// The log cannot be read.
+    Log(PathBuf, io::Error),
     /// The configuration cannot be used.
     Config(String, Code),
 }
@@ -44,6 +46,7 @@ impl Coded for ServiceError {
             Self::Unusable(..) => Code::SERVICE_UNUSABLE_TEXT,
             Self::NotInstalled(_) => Code::SERVICE_NOT_INSTALLED,
             Self::Write(_) | Self::File(..) => Code::SERVICE_FILE_NOT_WRITTEN,
+            Self::Log(..) => Code::SERVICE_LOG_UNREADABLE,
             Self::Config(_, code) => *code,
         }
     }
@@ -84,6 +87,20 @@ impl fmt::Display for ServiceError {
             ),
             Self::Write(e) => e.fmt(f),
             Self::File(path, e) => write!(f, "{}: {e}", path.display()),
+            Self::Log(path, e) => {
+                let path = path.display();
+                match e.kind() {
+                    io::ErrorKind::NotFound => write!(
+                        f,
+                        "there is no log {path} yet: the service writes it when it starts"
+                    ),
+                    io::ErrorKind::PermissionDenied => write!(
+                        f,
+                        "only root and the service's user may read {path}; run it again with sudo"
+                    ),
+                    _ => write!(f, "{path} cannot be read: {e}"),
+                }
+            }
             Self::Config(text, ..) => f.write_str(text),
         }
     }
@@ -93,7 +110,7 @@ impl error::Error for ServiceError {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
         match self {
             Self::Write(e) => e.source(),
-            Self::File(_, e) => Some(e),
+            Self::File(_, e) | Self::Log(_, e) => Some(e),
             _ => None,
         }
     }

@@ -15,6 +15,14 @@ pub(super) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
+/// What a line of a script begins with that tells `service logs` where the log is.
+pub(super) const LOG_LINE: &str = "# Log: ";
+
+fn log_line(spec: &Spec) -> String {
+    let file = spec.log_file.as_deref().unwrap_or("none");
+    format!("{LOG_LINE}{file}")
+}
+
 fn words<'a>(texts: impl IntoIterator<Item = &'a String>) -> String {
     let words: Vec<String> = texts.into_iter().map(|text| quoted(text)).collect();
     words.join(" ")
@@ -49,6 +57,7 @@ pub(super) fn openrc(spec: &Spec) -> String {
         "\
 #!/sbin/openrc-run
 # {written_by}
+{log_line}
 # shellcheck shell=dash disable=SC2034
 
 name={title}
@@ -84,6 +93,7 @@ reload() {{
 \teend $?
 }}
 ",
+        log_line = log_line(spec),
         written_by = written_by(spec),
         title = quoted(spec.role.title),
         command = quoted(&spec.executable),
@@ -144,6 +154,9 @@ reload_service() {{
     )
 }
 
+/// The same with a log as the second one, for what is said before the program itself opens it, and last words.
+const WITH_LOG: &str = r#"'umask 077; log=$1; shift; cd "$0" && exec "$@" 2>>"$log"'"#;
+
 /// `/etc/init.d/NAME` of SysV init, for the start-stop-daemon of Debian and that of Busybox.
 pub(super) fn sysv(spec: &Spec) -> String {
     let user = &spec.user;
@@ -154,6 +167,13 @@ pub(super) fn sysv(spec: &Spec) -> String {
             "\tmkdir -p {folder} && chmod {mode} {folder} && chown {user} {folder} || return 1\n"
         ));
     }
+    let command = words(std::iter::once(&spec.executable).chain(&spec.arguments));
+    // A program that cannot read its configuration does not know the log file that is named there.
+    let check = if spec.arguments.iter().any(|it| it == "--log-file") {
+        String::new()
+    } else {
+        format!("', or this does:' {command} check")
+    };
     format!(
         "\
 #!/bin/sh
@@ -167,6 +187,7 @@ pub(super) fn sysv(spec: &Spec) -> String {
 # Short-Description: {title}
 ### END INIT INFO
 # {written_by}
+{log_line}
 # SysV init does not start again what has failed.
 # shellcheck disable=SC2016
 
@@ -174,24 +195,31 @@ PATH=/sbin:/usr/sbin:/bin:/usr/bin
 name={name}
 pid_file=/run/{name}.pid
 
+# The number may be another's by now, and not everybody who asks may signal it.
 running() {{
-\t[ -r \"$pid_file\" ] && kill -0 \"$(cat \"$pid_file\")\" 2>/dev/null
+\tpid=$(cat \"$pid_file\" 2>/dev/null) && [ -n \"$pid\" ] || return 1
+\t{{ tr '\\0' ' ' <\"/proc/$pid/cmdline\" | grep -qF -- {executable}; }} 2>/dev/null
 }}
 
 start() {{
 \trunning && return 0
 {prepared}\tulimit -n {OPEN_FILES} 2>/dev/null || ulimit -n \"$(ulimit -H -n)\"
 \tstart-stop-daemon -S -b -m -p \"$pid_file\" -c {user} -x /bin/sh -- \\
-\t\t-c {IN_FOLDER} {state} \\
-\t\t{command}
+\t\t-c {WITH_LOG} {state} {log} \\
+\t\t{command} || return 1
+\t# What cannot work ends at once, and nobody else would say so.
+\tsleep 1
+\trunning && return 0
+\trm -f \"$pid_file\"
+\techo \"$name ended as soon as it was started; \"{log}\" says why\"{check} >&2
+\treturn 1
 }}
 
 stop() {{
 \trunning || {{ rm -f \"$pid_file\"; return 0; }}
-\tpid=$(cat \"$pid_file\")
 \tkill -TERM \"$pid\"
 \tleft={stop}
-\twhile kill -0 \"$pid\" 2>/dev/null; do
+\twhile running; do
 \t\tif [ \"$left\" -le 0 ]; then
 \t\t\tkill -KILL \"$pid\"
 \t\t\tbreak
@@ -206,10 +234,20 @@ case \"$1\" in
 start) start ;;
 stop) stop ;;
 restart | force-reload) stop && start ;;
-reload) running && kill -HUP \"$(cat \"$pid_file\")\" ;;
+reload)
+\tif running; then
+\t\tkill -HUP \"$pid\"
+\telse
+\t\techo \"$name is not running\" >&2
+\t\texit 7
+\tfi
+\t;;
 status)
 \tif running; then
-\t\techo \"$name is running (pid $(cat \"$pid_file\"))\"
+\t\techo \"$name is running (pid $pid)\"
+\telif [ -e \"$pid_file\" ]; then
+\t\techo \"$name is not running; it ended without having been stopped\"
+\t\texit 3
 \telse
 \t\techo \"$name is not running\"
 \t\texit 3
@@ -221,11 +259,13 @@ status)
 \t;;
 esac
 ",
+        log_line = log_line(spec),
         written_by = written_by(spec),
         name = spec.name,
         title = spec.role.title,
         state = quoted(&spec.state_dir),
-        command = words(std::iter::once(&spec.executable).chain(&spec.arguments)),
+        executable = quoted(&spec.executable),
+        log = quoted(spec.log_file.as_deref().unwrap_or("/dev/null")),
         stop = spec.stop_seconds,
     )
 }

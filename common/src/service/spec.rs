@@ -61,8 +61,9 @@ pub struct Wanted {
     pub low_ports: bool,
     /// How long running connections are given at the end.
     pub grace: Duration,
-    /// What else there is to say before it is installed.
-    pub notes: Vec<String>,
+    /// Files in this folder that the program would use if it were started here; as a service it looks for files of
+    /// these names in its own folder.
+    pub left_here: Vec<PathBuf>,
 }
 
 /// What a service manager is told. Every path is absolute, every text can be quoted.
@@ -101,7 +102,7 @@ pub(super) fn spec(
     wanted: &Wanted,
     choices: &Choices,
 ) -> Result<(Spec, Vec<String>), ServiceError> {
-    let mut warnings = wanted.notes.clone();
+    let mut warnings = Vec::new();
     let name = choices.name.as_deref().unwrap_or(wanted.role.program);
     check_name("the name", name, manager)?;
     let user = choices.user.as_deref().unwrap_or(manager.user());
@@ -109,6 +110,9 @@ pub(super) fn spec(
         check_name("the user", user, manager)?;
     }
     let state_dir = manager.state_dir(name);
+    for file in &wanted.left_here {
+        warnings.extend(left_here(manager, file, user, &state_dir)?);
+    }
     let mut arguments = wanted.arguments.clone();
     let mut absolute = |option: &str, typed: &Path| -> Result<String, ServiceError> {
         let path = std::path::absolute(typed)
@@ -157,7 +161,9 @@ pub(super) fn spec(
     let text = text.and_then(Result::ok).unwrap_or_default();
     for it in &wanted.uses {
         let path = usable(&it.path)?;
-        if it.key != CONFIG && !is_typed(&path, &text) {
+        // What is not named there at all has its usual place beside it.
+        let named = text.contains(it.key.rsplit('.').next().unwrap_or(it.key));
+        if it.key != CONFIG && named && !is_typed(&path, &text) {
             warnings.push(coded(
                 Code::SERVICE_RELATIVE_PATH,
                 &format!(
@@ -167,7 +173,13 @@ pub(super) fn spec(
             ));
         }
         match it.how {
-            How::Reads | How::Makes if it.path.exists() => {
+            // What it would make itself if it were missing is its own as well.
+            How::Makes if it.path.exists() => {
+                if !may_read(&it.path, user) {
+                    own.push(path.clone());
+                }
+            }
+            How::Reads if it.path.exists() => {
                 if !may_read(&it.path, user) {
                     warnings.push(coded(
                         Code::SERVICE_UNREADABLE,
@@ -221,6 +233,36 @@ pub(super) fn spec(
         usable(Path::new(argument))?;
     }
     Ok((spec, warnings))
+}
+
+/// What to do for the service to find a file that is here, unless here is where it looks.
+fn left_here(
+    manager: Manager,
+    file: &Path,
+    user: &str,
+    state_dir: &str,
+) -> Result<Option<String>, ServiceError> {
+    let name = file.file_name().unwrap_or_default().display();
+    let from = usable(&std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf()))?;
+    if Path::new(&from).parent() == Some(Path::new(state_dir)) {
+        return Ok(None);
+    }
+    let copy = if manager.is_of_windows() {
+        let to = super::windows::quoted(&format!(r"{state_dir}\"));
+        format!("copy {} {to}", super::windows::quoted(&from))
+    } else {
+        let from = super::scripts::quoted(&from);
+        let to = super::scripts::quoted(&format!("{state_dir}/{name}"));
+        // OpenWrt and small Busyboxes have no `install`.
+        format!("mkdir -p {state_dir} && cp {from} {to} && chown {user} {to} && chmod 600 {to}")
+    };
+    Ok(Some(coded(
+        Code::SERVICE_OTHER_KEY,
+        &format!(
+            "{name} lies in this folder, where the service will not look for it; to keep it, run before the first \
+             start: {copy}"
+        ),
+    )))
 }
 
 /// A line with its code behind it.

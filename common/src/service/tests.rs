@@ -30,7 +30,7 @@ fn wanted(role: Role, config: Option<&str>) -> Wanted {
         uses: Vec::new(),
         low_ports: false,
         grace: Duration::from_secs(5),
-        notes: Vec::new(),
+        left_here: Vec::new(),
     }
 }
 
@@ -152,7 +152,7 @@ fn relative_paths_become_absolute_and_are_told() {
     fs::write(
         &config,
         format!(
-            "{{\"logging\":{{\"log_file\":{:?}}}}}",
+            "{{\"identity_key_file\":\"key.hex\",\"logging\":{{\"log_file\":{:?}}}}}",
             typed.display().to_string()
         ),
     )
@@ -189,6 +189,23 @@ fn relative_paths_become_absolute_and_are_told() {
     assert!(
         systemd::unit(&made).contains(&format!("\nReadWritePaths={folder}\nProtectHome=yes\n"))
     );
+    // What is not named has its usual place, of which there is nothing to tell; one that lies open stays as it is.
+    let list = dir.path().join("list.txt");
+    fs::write(&list, "").unwrap();
+    it.uses
+        .push(uses("allowed_clients_file", "list.txt", How::Makes));
+    let (made, warnings) = spec(Manager::Systemd, &it, &choices("/bin/x")).unwrap();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(made.own.is_empty(), "{:?}", made.own);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::set_permissions(&list, fs::Permissions::from_mode(0o600)).unwrap();
+        let (made, warnings) = spec(Manager::Systemd, &it, &choices("/bin/x")).unwrap();
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert_eq!(made.own, [list.display().to_string()]);
+    }
+    it.uses.pop();
     // A key that is there is given to the service's user, and its folder stays closed.
     fs::write(dir.path().join("key.hex"), "x").unwrap();
     it.uses.remove(0);
@@ -196,6 +213,27 @@ fn relative_paths_become_absolute_and_are_told() {
     let (made, _) = spec(Manager::Systemd, &it, &choices("/bin/x")).unwrap();
     assert_eq!(made.own, [dir.path().join("key.hex").display().to_string()]);
     assert!(made.writable.is_empty(), "{:?}", made.writable);
+}
+
+#[test]
+fn a_key_that_would_be_left_here_can_be_taken_along() {
+    let mut it = wanted(SERVER, None);
+    it.left_here = vec!["server_identity_key.hex".into()];
+    let mut choices = choices("/bin/x");
+    choices.name = Some("web".to_owned());
+    let (_, warnings) = spec(Manager::Systemd, &it, &choices).unwrap();
+    let here = std::env::current_dir().unwrap();
+    let from = scripts::quoted(&here.join("server_identity_key.hex").display().to_string());
+    let to = "/var/lib/web/server_identity_key.hex";
+    let end = format!(
+        "start: mkdir -p /var/lib/web && cp {from} {to} && chown minitcptunnel {to} && chmod 600 {to} (E1510)"
+    );
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].ends_with(&end), "{warnings:?}");
+    // Where it looks anyway there is nothing to do.
+    it.left_here = vec![to.into()];
+    let (_, warnings) = spec(Manager::Systemd, &it, &choices).unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
 }
 
 #[test]
@@ -354,4 +392,145 @@ fn what_is_shown_is_not_done() {
         assert!(out.contains(part), "{part:?} is not in:\n{out}");
     }
     assert!(dir.names().is_empty());
+}
+
+/// The script that `install` would write, with its places in a folder, and a start-stop-daemon that does what those of
+/// Debian and Busybox do.
+#[cfg(target_os = "linux")]
+mod sysv {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::process::{Command, Output};
+
+    struct Script {
+        dir: Scratch,
+        program: PathBuf,
+    }
+
+    impl Script {
+        fn new(program: &str) -> Self {
+            let dir = Scratch::new();
+            let place = |name: &str| dir.path().join(name);
+            let executable = place("program");
+            write(&executable, program);
+            // Its options: -S -b -m -p FILE -c USER -x PROGRAM -- ARGUMENTS.
+            write(
+                &place("start-stop-daemon"),
+                "#!/bin/sh\npid=$5 shell=$9\nshift 10\n\"$shell\" \"$@\" </dev/null >/dev/null 2>&1 &\necho $! >\"$pid\"\n",
+            );
+            write(&place("chown"), "#!/bin/sh\n");
+            let mut spec = usual(Manager::Sysv, SERVER);
+            spec.executable = executable.display().to_string();
+            spec.arguments = vec!["--config".to_owned(), "/etc/my server.json".to_owned()];
+            spec.state_dir = place("state").display().to_string();
+            spec.writable.clear();
+            spec.log_file = Some(place("log").display().to_string());
+            let here = dir.path().display();
+            let text = scripts::sysv(&spec)
+                .replace("PATH=/sbin", &format!("PATH={here}:/sbin"))
+                .replace("/run/", &format!("{here}/"));
+            write(&place("script"), &text);
+            Self {
+                dir,
+                program: executable,
+            }
+        }
+
+        fn run(&self, verb: &str) -> (Option<i32>, String) {
+            let out = Command::new(self.dir.path().join("script"))
+                .arg(verb)
+                .output();
+            let Output {
+                status,
+                stdout,
+                stderr,
+            } = out.unwrap();
+            let said = [stdout, stderr].concat();
+            (status.code(), String::from_utf8(said).unwrap())
+        }
+
+        fn pid_file(&self) -> PathBuf {
+            self.dir.path().join("minitcptunnel-server.pid")
+        }
+    }
+
+    impl Drop for Script {
+        fn drop(&mut self) {
+            self.run("stop");
+        }
+    }
+
+    fn write(path: &Path, text: &str) {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// Shells and the like end at SIGTERM.
+    const STAYS: &str = "#!/bin/sh\nwhile :; do sleep 0.1; done\n";
+
+    #[test]
+    fn starts_and_stops() {
+        let script = Script::new(STAYS);
+        assert_eq!(
+            script.run("status"),
+            (Some(3), "minitcptunnel-server is not running\n".to_owned())
+        );
+        assert_eq!(
+            script.run("reload"),
+            (Some(7), "minitcptunnel-server is not running\n".to_owned())
+        );
+        assert_eq!(script.run("start"), (Some(0), String::new()));
+        let pid = fs::read_to_string(script.pid_file()).unwrap();
+        let running = format!("minitcptunnel-server is running (pid {})\n", pid.trim());
+        assert_eq!(script.run("status"), (Some(0), running.clone()));
+        assert_eq!(script.run("start"), (Some(0), String::new()));
+        assert_eq!(script.run("status"), (Some(0), running));
+        assert_eq!(script.run("stop"), (Some(0), String::new()));
+        assert_eq!(script.run("status").0, Some(3));
+        assert!(!script.pid_file().exists());
+    }
+
+    #[test]
+    fn a_start_that_fails_is_told() {
+        let script = Script::new("#!/bin/sh\necho the reason >&2\nexit 3\n");
+        let (code, said) = script.run("start");
+        assert_eq!(code, Some(1), "{said}");
+        let log = script.dir.path().join("log");
+        assert_eq!(
+            said,
+            format!(
+                "minitcptunnel-server ended as soon as it was started; {} says why, or this does: {} --config \
+                 /etc/my server.json check\n",
+                log.display(),
+                script.program.display()
+            )
+        );
+        assert_eq!(fs::read_to_string(&log).unwrap(), "the reason\n");
+        assert!(!script.pid_file().exists());
+        fs::remove_file(&script.program).unwrap();
+        assert_eq!(script.run("start").0, Some(1));
+        let told = fs::read_to_string(&log).unwrap();
+        let program = script.program.display().to_string();
+        assert!(told.contains(&program), "{told}");
+    }
+
+    /// After a crash the number in the file may be somebody else's, who is not to be stopped.
+    #[test]
+    fn a_number_that_has_gone_to_another_is_not_ours() {
+        let script = Script::new(STAYS);
+        let mut other = Command::new("sleep").arg("600").spawn().unwrap();
+        fs::write(script.pid_file(), other.id().to_string()).unwrap();
+        let told = script.run("status");
+        let stopped = script.run("stop");
+        let alive = other.try_wait().unwrap().is_none();
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert_eq!(told.0, Some(3), "{told:?}");
+        assert!(
+            told.1.ends_with("it ended without having been stopped\n"),
+            "{told:?}"
+        );
+        assert_eq!(stopped.0, Some(0), "{stopped:?}");
+        assert!(alive);
+    }
 }

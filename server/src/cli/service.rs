@@ -1,18 +1,22 @@
 //! `service`: this server as a service. What the managers are told is common to both programs; here is what a server
 //! needs of them.
 
+use std::fmt;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use minitcptunnel_common::codes::{Code, Coded};
+use minitcptunnel_common::codes::Coded;
+use minitcptunnel_common::identity::{self, AllowListFile};
 use minitcptunnel_common::service::{self, How, Role, ServiceError, Use, Wanted};
 
 use super::Arguments;
-use crate::config::Config;
+use crate::config::{Checked, Config};
 
 /// The first port that needs no privilege.
 const FREE_PORTS: u16 = 1024;
+/// What the server looks for where it is started, unless a configuration says otherwise.
 const KEY_FILE: &str = "server_identity_key.hex";
+const LIST_FILE: &str = "allowed_clients.txt";
 
 /// This program.
 pub const ROLE: Role = Role {
@@ -28,7 +32,7 @@ pub fn service(command: &service::Command, typed: &Arguments) -> u8 {
         command,
         ROLE,
         || wanted(typed),
-        || Ok(()),
+        || ensure_files(typed),
         &mut out,
         &mut err,
     );
@@ -41,19 +45,37 @@ pub fn service(command: &service::Command, typed: &Arguments) -> u8 {
     }
 }
 
-fn wanted(typed: &Arguments) -> Result<Wanted, ServiceError> {
-    let checked = (typed.load()).map_err(|e| ServiceError::Config(e.to_string(), e.code()))?;
-    let config = checked.config;
-    let mut notes = Vec::new();
-    if typed.config.is_none() && Path::new(KEY_FILE).exists() {
-        notes.push(format!(
-            "there is a {KEY_FILE} in this folder, which the service will not look for; to keep that identity, copy it \
-             (and allowed_clients.txt) into the service's own folder, /var/lib/{} with systemd, before the first start \
-             ({})",
-            ROLE.program,
-            Code::SERVICE_OTHER_KEY
-        ));
+/// The service cannot write to the folder of its configuration; so the key and the list that would lie there are made
+/// before. Without a configuration both lie in its own folder.
+fn ensure_files(typed: &Arguments) -> Result<(), ServiceError> {
+    let config = load(typed)?.config;
+    if typed.config.is_none() || !config.reverse {
+        return Ok(());
     }
+    let refused = |e: &dyn fmt::Display, code| ServiceError::Config(e.to_string(), code);
+    let loaded =
+        identity::load_or_create(&config.identity_key_file).map_err(|e| refused(&e, e.code()))?;
+    AllowListFile::load(&config.allowed_clients_file).map_err(|e| refused(&e, e.code()))?;
+    let public = loaded.key.public();
+    let _ = writeln!(
+        io::stdout(),
+        "Server Identity Public Key (Pin in client config): {public}"
+    );
+    Ok(())
+}
+
+fn load(typed: &Arguments) -> Result<Checked, ServiceError> {
+    (typed.load()).map_err(|e| ServiceError::Config(e.to_string(), e.code()))
+}
+
+fn wanted(typed: &Arguments) -> Result<Wanted, ServiceError> {
+    let config = load(typed)?.config;
+    let matters = typed.config.is_none() && Path::new(KEY_FILE).exists();
+    let left_here = [KEY_FILE, LIST_FILE]
+        .into_iter()
+        .map(PathBuf::from)
+        .filter(|file| matters && file.exists())
+        .collect();
     let low = |port: u16| port != 0 && port < FREE_PORTS;
     let low_ports = (config.reverse && low(config.port))
         || (config.forwards.iter()).any(|forward| low(forward.listen.port()));
@@ -67,7 +89,7 @@ fn wanted(typed: &Arguments) -> Result<Wanted, ServiceError> {
         configured_log: config.logging.file,
         low_ports,
         grace: config.grace,
-        notes,
+        left_here,
     })
 }
 
