@@ -151,3 +151,30 @@ fn uses(file: &Path, config: &Config) -> Vec<Use> {
     }
     uses
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::scratch::Scratch;
+
+    #[test]
+    fn what_lies_beside_a_configuration_is_made_before() {
+        let dir = Scratch::new();
+        let config = dir.path().join("server.json");
+        let text = r#"{"identity_key_file": "key.hex", "allowed_clients_file": "list.txt"}"#;
+        fs::write(&config, text).unwrap();
+        let config = config.to_str().unwrap();
+        let typed = Arguments::parse_from(["x", "--config", config, "pubkey"]);
+        ensure_files(&typed).unwrap();
+        let key = fs::read(dir.path().join("key.hex")).unwrap();
+        assert_eq!(key.len(), 65);
+        assert!(dir.path().join("list.txt").exists());
+        // One that is there stays.
+        ensure_files(&typed).unwrap();
+        assert_eq!(fs::read(dir.path().join("key.hex")).unwrap(), key);
+    }
+}
