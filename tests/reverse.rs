@@ -55,7 +55,7 @@ fn floods_both_ways_at_once_arrive_whole() {
 }
 
 /// So many visitors at the same time, each with bytes of its own, both ways at once.
-fn crowd(visitors: u64, bytes: usize) {
+fn crowd(visitors: u64, bytes: u64) {
     let service = Service::echo();
     let tunnel = Tunnelled::to(service.port());
     let start = Instant::now();
