@@ -52,6 +52,8 @@ fn without_help(command: Command) -> Command {
 
 fn write(folder: &Path, mut program: Command) -> io::Result<()> {
     let name = program.get_name().to_owned();
+    // Before clap builds it for the completions: then the help subcommands are there.
+    let described = without_help(program.clone());
     let completions = folder.join("completions");
     for shell in SHELLS {
         let folder = completions.join(shell.to_string());
@@ -60,11 +62,10 @@ fn write(folder: &Path, mut program: Command) -> io::Result<()> {
     }
     let manual = folder.join("man");
     fs::create_dir_all(&manual)?;
-    let program = without_help(program);
-    clap_mangen::generate_to(program.clone(), &manual)?;
+    clap_mangen::generate_to(described.clone(), &manual)?;
     // The page of the program itself says what no description of arguments knows.
     let mut page = Vec::new();
-    Man::new(program).render(&mut page)?;
+    Man::new(described).render(&mut page)?;
     more(&name).to_writer(&mut page)?;
     fs::write(manual.join(format!("{name}.1")), page)
 }
