@@ -25,6 +25,8 @@ apt_install() {
     # The packages' own services must not come up: tests start their own on their own ports. A policy that is
     # already there is the machine's own and stays.
     local guard=/usr/sbin/policy-rc.d made_guard=no
+    # Left behind by an interrupt it would keep every later service of this machine from starting.
+    trap '[ "${made_guard:-no}" = no ] || "${as_root[@]}" rm -f "$guard"; trap - INT TERM; kill -INT $$' INT TERM
     if [ ! -e "$guard" ]; then
         # shellcheck disable=SC2016
         printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$guard" >/dev/null && "${as_root[@]}" chmod 755 "$guard" && made_guard=yes
@@ -37,6 +39,7 @@ apt_install() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l apt-get -o DPkg::Lock::Timeout=400 \
         -o Dpkg::Use-Pty=0 -qq install -y --no-install-recommends "$@" </dev/null >/dev/null || result=$?
     [ "$made_guard" = no ] || "${as_root[@]}" rm -f "$guard"
+    trap - INT TERM
     if [ "$result" -ne 0 ]; then
         say "apt-get install ended with $result for: $*"
         return 1

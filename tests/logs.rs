@@ -7,7 +7,9 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
-use rig::{Ended, PATIENCE, Program, Service, TempDir, Tunnelled, World, binary, eventually, tool};
+use rig::{
+    Ended, PATIENCE, Program, Service, TempDir, Tunnelled, World, binary, eventually, figure, tool,
+};
 use serde_json::{Value, json};
 
 const SERVER: &str = "minitcptunnel-server";
@@ -84,6 +86,10 @@ fn logs_are_moved_away_under_traffic() {
         // The same lines as on stdout, every one of them once.
         assert_eq!(sorted(whole(&path)), sorted(program.log.to_end(PATIENCE)));
     }
+    figure(
+        "logs moved away and SIGHUP, both programs",
+        format_args!("a connection went on; no line lost, none twice"),
+    );
 }
 
 #[test]
@@ -216,6 +222,10 @@ fn a_full_disk_stops_no_traffic_and_the_gap_is_told() {
         "{first}"
     );
     assert_eq!(server.log.count(0, "cannot be written"), 1);
+    figure(
+        "the disk of the log is full",
+        format_args!("traffic went on; told once on stdout, the gap with its count in the file"),
+    );
 }
 
 #[test]

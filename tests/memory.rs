@@ -6,8 +6,8 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
 use rig::{
-    Bytes, End, PATIENCE, Peer, Service, Tunnelled, World, alone, connect, eventually, figure,
-    read_end, steady,
+    Bytes, PATIENCE, Peer, Service, Tunnelled, World, alone, connect, eventually, figure, is_reset,
+    steady,
 };
 
 /// Long enough for a busy machine; what is asserted are numbers, not times.
@@ -73,11 +73,19 @@ fn visitors_who_never_read_hold_the_budget_and_no_more() {
         crowded.rss_kib < before.rss_kib + BUDGET + BESIDES,
         "{before:?} -> {crowded:?}"
     );
-    // One more is told at once.
-    let (bytes, end) = read_end(&mut tunnel.visit());
-    assert_eq!((&bytes[..], end), (&b""[..], End::Reset));
+    // One more is told at once; a few of them may still find what others have given back meanwhile.
+    let mut more = Vec::new();
+    let told = (0..20).any(|_| {
+        let mut visitor = tunnel.visit();
+        let _ = visitor.set_read_timeout(Some(Duration::from_secs(2)));
+        let _ = visitor.write_all(b"g");
+        let refused = matches!(visitor.read(&mut [0]), Err(e) if is_reset(&e));
+        more.push(visitor);
+        refused
+    });
+    assert!(told, "nobody is refused");
 
-    drop(visitors);
+    drop((visitors, more));
     eventually(LONG, "new visitors to be served", || served(&tunnel));
     let Tunnelled { mut server, .. } = tunnel;
     server.program.signal("TERM");

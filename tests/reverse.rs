@@ -77,7 +77,7 @@ fn crowd(visitors: u64, bytes: u64) {
             });
         }
     });
-    assert_eq!(service.accepted() as u64, visitors);
+    assert_eq!(service.accepted(), visitors);
     rig::figure(
         &format!("{visitors} at once"),
         format_args!(

@@ -85,6 +85,8 @@ fn group_limit(line: &str) -> Option<u64> {
             let text = std::fs::read_to_string(Path::new(root).join(group).join(file)).ok()?;
             text.trim().parse().ok()
         })
+        // Version 1 writes "no limit" as a number that no machine has.
+        .filter(|limit: &u64| *limit < 1 << 62)
         .min()
 }
 

@@ -372,11 +372,15 @@ fn yaml_texts_mean_what_they_look_like() {
     ] {
         assert_eq!(meaning(text), wanted, "{text:?}");
     }
-    assert_eq!(
-        meaning("0123"),
-        "Float(123.0)",
-        "as other readers of YAML 1.2 take it"
-    );
+    for text in ["0123", "-010", "00.5"] {
+        let wanted = format!("text {text}");
+        assert_eq!(
+            meaning(text),
+            wanted,
+            "octal for one reader, not for another"
+        );
+    }
+    assert_eq!(meaning("0.5"), "Float(0.5)");
 }
 
 #[test]

@@ -449,5 +449,12 @@ fn float(text: &str) -> Option<f64> {
     if !unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
         return None;
     }
+    // Octal for one reader, decimal for the next.
+    if unsigned
+        .strip_prefix('0')
+        .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    {
+        return None;
+    }
     text.parse().ok()
 }

@@ -110,8 +110,11 @@ pub fn secrets(files: &[PathBuf]) -> Vec<Finding> {
 
 fn exposed(what: &str, file: &Path) -> Finding {
     // The warning says what to do as well; here that has a place of its own.
-    let what = what.split("; run: ").next().unwrap_or(what);
-    Finding::warning("key", Code::KEY_READABLE, what).cure(format!("chmod 600 {}", file.display()))
+    let (what, cure) = match what.split_once("; run: ") {
+        Some((what, cure)) => (what, cure.to_owned()),
+        None => (what, format!("chmod 600 {}", file.display())),
+    };
+    Finding::warning("key", Code::KEY_READABLE, what).cure(cure)
 }
 
 #[cfg(all(test, unix))]

@@ -79,7 +79,7 @@ fn threads_left(left: Option<u64>) -> Finding {
         return Finding::ok(CHECK, "no limit is known");
     };
     let what = format!("{left} more can be started; each direction that moves data takes one");
-    let cure = "TasksMax=4096 in the unit, `ulimit -u` higher, or pids.max of the container";
+    let cure = "TasksMax=16384 in the unit, `ulimit -u` higher, or pids.max of the container";
     if left < THREADS {
         Finding::error(CHECK, Code::FEW_THREADS, what).cure(cure)
     } else if left < MANY_THREADS {

@@ -162,7 +162,7 @@ pub fn readable_by_others(path: &Path) -> Option<String> {
         // By their numbers: the groups have other names in other languages.
         open.then(|| {
             format!(
-                "{path} holds a secret key but every user of this machine may open it; run: icacls \"{path}\" /inheritance:r /grant:r *S-1-3-4:F *S-1-5-18:F *S-1-5-32-544:F",
+                "{path} holds a secret key but every user of this machine may open it; run: icacls \"{path}\" /inheritance:r /grant:r *S-1-3-4:F *S-1-5-18:F *S-1-5-32-544:F /remove:g *S-1-1-0 *S-1-5-11 *S-1-5-32-545 (and /grant ACCOUNT:R for a service's account)",
                 path = path.display()
             )
         })

@@ -155,6 +155,10 @@ impl Way {
                     fs::create_dir_all(folder)
                         .map_err(|e| ServiceError::File(folder.to_path_buf(), e))?;
                 }
+                // A masked unit leads to /dev/null, which is not what is to be replaced.
+                if (place.symlink_metadata()).is_ok_and(|meta| meta.file_type().is_symlink()) {
+                    fs::remove_file(&place).map_err(|e| ServiceError::File(place.clone(), e))?;
+                }
                 files::replace(&place, text.as_bytes(), Access::Shared)
                     .map_err(ServiceError::Write)?;
                 set_mode(&place, if *executable { 0o755 } else { 0o644 })
@@ -167,9 +171,7 @@ impl Way {
                     return Ok(());
                 }
                 let place = PathBuf::from(path);
-                own(&place, user)
-                    .and_then(|()| set_mode(&place, 0o600))
-                    .map_err(|e| ServiceError::File(place.clone(), e))?;
+                give(&place, user).map_err(|e| ServiceError::File(place.clone(), e))?;
                 say(format!(
                     "{path} belongs to {user} now, who alone may read it"
                 ));
@@ -293,6 +295,34 @@ fn id_of(file: &str, name: &str, field: usize) -> Option<u32> {
     let mut lines = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
     let line = lines.find(|line| line.first() == Some(&name))?;
     line.get(field)?.parse().ok()
+}
+
+/// Gives a file to a user, who alone may read it. The file itself, whatever its folder's owner may put in its place
+/// meanwhile: no link is followed, and none may lead here from elsewhere.
+#[cfg(unix)]
+fn give(path: &Path, user: &str) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use rustix::fs::{Mode, OFlags};
+    let uid = uid_of(user).ok_or_else(|| {
+        io::Error::other(format!("there is no user {user} to whom it could be given"))
+    })?;
+    // A pipe must not make this wait either.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let meta = file.metadata()?;
+    if !meta.is_file() || meta.nlink() != 1 {
+        return Err(io::Error::other(
+            "it is no plain file, or has a second name elsewhere; put a file of its own there",
+        ));
+    }
+    std::os::unix::fs::fchown(&file, Some(uid), id_of("/etc/passwd", user, 3))?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))
+}
+
+#[cfg(not(unix))]
+fn give(_: &Path, _: &str) -> io::Result<()> {
+    Ok(())
 }
 
 #[cfg(unix)]

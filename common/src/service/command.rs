@@ -168,6 +168,8 @@ pub fn perform(
     };
     let name = target.name.clone();
     let name = name.unwrap_or_else(|| role.program.to_owned());
+    // It becomes part of paths and command lines.
+    spec::check_name("the service name", &name, manager)?;
     let nssm = target.nssm.clone().unwrap_or_else(|| "nssm".into());
     let nssm = nssm.display().to_string();
     let touches = !target.print && target.root.is_none();
@@ -188,6 +190,9 @@ pub fn perform(
             };
             if touches {
                 only_root()?;
+                if let Some(user) = user.as_deref().filter(|_| !manager.is_of_windows()) {
+                    spec::check_name("the user", user, manager)?;
+                }
                 prepare()?;
             }
             let (spec, said) = spec::spec(manager, &wanted()?, &choices)?;

@@ -52,6 +52,9 @@ mod system {
     use super::Probe;
     use crate::codes::Code;
 
+    /// Longest that a message without which we would be restarted waits for room in the manager's queue.
+    const PATIENCE: Duration = Duration::from_secs(1);
+
     pub(super) fn is_heard() -> bool {
         env::var_os("NOTIFY_SOCKET").is_some()
     }
@@ -72,8 +75,8 @@ mod system {
             super::keep_alive(
                 &probes,
                 || say("WATCHDOG=1"),
-                // Half of it: one answer may be late.
-                || thread::sleep(within / 2),
+                // A third of it: one may be late, or lost.
+                || thread::sleep(within / 3),
             );
         };
         let started = thread::Builder::new()
@@ -117,9 +120,14 @@ mod system {
 
     pub(super) fn send(socket: &OsString, message: &[u8]) -> io::Result<()> {
         let address = address(socket.as_bytes())?;
-        // A manager whose queue is full must not hold up the work: what it cannot take is lost.
         let sender = UnixDatagram::unbound()?;
-        sender.set_nonblocking(true)?;
+        if message.starts_with(b"STATUS=") {
+            // A manager whose queue is full must not hold up a loop: what it cannot take is lost.
+            sender.set_nonblocking(true)?;
+        } else {
+            // What it restarts us without, and a thread that may wait says.
+            sender.set_write_timeout(Some(PATIENCE))?;
+        }
         sender.send_to_addr(message, &address).map(drop)
     }
 

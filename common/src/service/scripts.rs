@@ -96,7 +96,8 @@ reload() {{
         log_line = log_line(spec),
         written_by = written_by(spec),
         title = quoted(spec.role.title),
-        command = quoted(&spec.executable),
+        // As the arguments: OpenRC's own shell evaluates both.
+        command = quoted(&quoted(&spec.executable)),
         arguments = quoted(&words(&spec.arguments)),
         state = quoted(&spec.state_dir),
         stop = spec.stop_seconds,

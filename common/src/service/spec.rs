@@ -283,7 +283,7 @@ fn usable(path: &Path) -> Result<String, ServiceError> {
 }
 
 /// Names of services and users go into file names and commands.
-fn check_name(what: &str, name: &str, manager: Manager) -> Result<(), ServiceError> {
+pub(super) fn check_name(what: &str, name: &str, manager: Manager) -> Result<(), ServiceError> {
     let fits = name.len() <= 64
         && name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
         && (name.chars()).all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))

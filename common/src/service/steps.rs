@@ -56,6 +56,8 @@ pub(super) fn install(manager: Manager, spec: &Spec, nssm: &str) -> Vec<Step> {
     if manager.is_of_windows() {
         steps.push(Step::Folder(spec.state_dir.clone(), String::new()));
         steps.push(Step::Try(windows::protect(&spec.state_dir, &spec.user)));
+        let own = spec.own.iter();
+        steps.extend(own.map(|file| Step::Try(windows::give(file, &spec.user))));
         let commands = match manager {
             Manager::Nssm => windows::nssm(spec, nssm),
             _ => windows::native(spec),
@@ -133,10 +135,10 @@ fn ways_to_make_user(manager: Manager, user: &str, home: &str) -> Vec<Vec<String
     let mut ways = vec![words(&format!(
         "useradd --system --user-group --no-create-home --home-dir {home} --shell /usr/sbin/nologin {user}"
     ))];
-    // Busybox; it makes the group of the same name by itself.
-    ways.push(words(&format!(
-        "adduser -S -D -H -h {home} -s /sbin/nologin {user}"
-    )));
+    // Busybox, which would put it into a group that others share.
+    let script =
+        format!("addgroup -S {user}; adduser -S -D -H -G {user} -h {home} -s /sbin/nologin {user}");
+    ways.push(vec!["sh".into(), "-c".into(), script]);
     ways
 }
 

@@ -72,8 +72,8 @@ ProtectHostname=yes
 ProtectKernelLogs=yes
 ProtectKernelModules=yes
 ProtectKernelTunables=yes
+# Not ProcSubset=pid: how much memory there is stands in /proc, and memory_budget is a part of it.
 ProtectProc=invisible
-ProcSubset=pid
 # Unix for readiness and the journal, netlink for the name service.
 RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
 RestrictNamespaces=yes

@@ -308,6 +308,23 @@ fn windows_gets_one_command_per_fact() {
         )
     );
     assert_eq!(commands[0][5..8], ["start=", "auto", "obj="]);
+    // A key that was made for an administrator alone would be out of the service's reach.
+    made.own = vec![r"C:\a b.json".to_owned()];
+    let given = [
+        "icacls",
+        r"C:\a b.json",
+        "/grant",
+        r"NT AUTHORITY\LocalService:R",
+    ];
+    for manager in [Manager::Windows, Manager::Nssm] {
+        let steps = steps::install(manager, &made, "nssm");
+        assert!(
+            steps
+                .iter()
+                .any(|step| matches!(step, Step::Try(command) if *command == given)),
+            "{steps:?}"
+        );
+    }
     let it = wanted(SERVER, Some(&config));
     let (made, _) = spec(Manager::Nssm, &it, &choices("/C/x.exe")).unwrap();
     let commands = windows::nssm(&made, "nssm");

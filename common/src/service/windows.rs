@@ -35,6 +35,11 @@ fn command(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
+/// A file of its own that was made for administrators and the system alone: the service's user may read it, too.
+pub(super) fn give(file: &str, user: &str) -> Vec<String> {
+    command(&["icacls", file, "/grant", &format!("{user}:R")])
+}
+
 /// What only administrators, the system and the service's user may look into.
 pub(super) fn protect(folder: &str, user: &str) -> Vec<String> {
     command(&[
