@@ -300,7 +300,7 @@ fn id_of(file: &str, name: &str, field: usize) -> Option<u32> {
 /// Gives a file to a user, who alone may read it. The file itself, whatever its folder's owner may put in its place
 /// meanwhile: no link is followed, and none may lead here from elsewhere.
 #[cfg(unix)]
-fn give(path: &Path, user: &str) -> io::Result<()> {
+pub(super) fn give(path: &Path, user: &str) -> io::Result<()> {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use rustix::fs::{Mode, OFlags};
@@ -321,7 +321,7 @@ fn give(path: &Path, user: &str) -> io::Result<()> {
 }
 
 #[cfg(not(unix))]
-fn give(_: &Path, _: &str) -> io::Result<()> {
+pub(super) fn give(_: &Path, _: &str) -> io::Result<()> {
     Ok(())
 }
 

@@ -1,6 +1,8 @@
 //! Texts per manager, held against the files that packagers take.
 
 use std::fs;
+#[cfg(unix)]
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -201,7 +203,6 @@ fn relative_paths_become_absolute_and_are_told() {
     assert!(made.own.is_empty(), "{:?}", made.own);
     #[cfg(unix)]
     {
-        use std::os::unix::fs::PermissionsExt as _;
         fs::set_permissions(&list, fs::Permissions::from_mode(0o600)).unwrap();
         let (made, warnings) = spec(Manager::Systemd, &it, &choices("/bin/x")).unwrap();
         assert_eq!(warnings.len(), 1, "{warnings:?}");
@@ -352,6 +353,63 @@ fn windows_gets_one_command_per_fact() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn no_link_is_followed() {
+    let dir = Scratch::new();
+    let at = |name: &str| dir.path().join(name);
+    fs::write(at("mine"), "mine").unwrap();
+    // As `systemctl mask` leaves it.
+    fs::create_dir(at("units")).unwrap();
+    std::os::unix::fs::symlink(at("mine"), at("units/x.service")).unwrap();
+    let way = Way {
+        manager: Manager::Systemd,
+        print: false,
+        force: true,
+        root: Some(dir.path().to_owned()),
+    };
+    let file = Step::File {
+        path: "/units/x.service".to_owned(),
+        text: "ours".to_owned(),
+        executable: false,
+    };
+    way.take(&[file], &mut Vec::new(), &mut Vec::new()).unwrap();
+    assert_eq!(fs::read_to_string(at("mine")).unwrap(), "mine");
+    assert_eq!(fs::read_to_string(at("units/x.service")).unwrap(), "ours");
+    assert!(!at("units/x.service").is_symlink());
+    // What somebody else has put in a key's place is not given away.
+    std::os::unix::fs::symlink(at("mine"), at("link")).unwrap();
+    fs::hard_link(at("mine"), at("second")).unwrap();
+    for name in ["link", "second", "units"] {
+        super::act::give(&at(name), "root").unwrap_err();
+    }
+    let mode = fs::metadata(at("mine")).unwrap().permissions();
+    assert_ne!(mode.mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_name_is_looked_at_before_it_is_part_of_a_path() {
+    use clap::Subcommand as _;
+    for verb in ["install", "uninstall", "start", "stop", "status", "logs"] {
+        let typed = clap::Command::new("service").no_binary_name(true);
+        let typed = super::Command::augment_subcommands(typed);
+        let words = [verb, "--print", "--manager", "sysv", "--name", "../../x y"];
+        let words = words
+            .into_iter()
+            .filter(|w| *w != "--print" || !["status", "logs"].contains(&verb));
+        let matches = typed.get_matches_from(words);
+        let command = <super::Command as clap::FromArgMatches>::from_arg_matches(&matches).unwrap();
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let wanted = || Ok(wanted(SERVER, None));
+        let done = super::perform(&command, SERVER, wanted, || Ok(()), &mut out, &mut err);
+        assert!(
+            matches!(done, Err(ServiceError::Unusable(..))),
+            "{verb}: {done:?}"
+        );
+        assert!(out.is_empty(), "{verb}");
+    }
+}
+
 #[test]
 fn managers_are_known_by_their_signs() {
     let dir = Scratch::new();
@@ -430,7 +488,6 @@ fn what_is_shown_is_not_done() {
 #[cfg(target_os = "linux")]
 mod sysv {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
     use std::process::{Command, Output};
 
     struct Script {
