@@ -233,10 +233,12 @@ fn a_key_that_would_be_left_here_can_be_taken_along() {
     );
     assert_eq!(warnings.len(), 1);
     assert!(warnings[0].ends_with(&end), "{warnings:?}");
-    // Where it looks anyway there is nothing to do.
-    it.left_here = vec![to.into()];
-    let (_, warnings) = spec(Manager::Systemd, &it, &choices).unwrap();
-    assert!(warnings.is_empty(), "{warnings:?}");
+    // Where it looks anyway there is nothing to do. That is a path of Unix, which only Unix calls absolute.
+    if cfg!(unix) {
+        it.left_here = vec![to.into()];
+        let (_, warnings) = spec(Manager::Systemd, &it, &choices).unwrap();
+        assert!(warnings.is_empty(), "{warnings:?}");
+    }
 }
 
 #[test]
