@@ -212,7 +212,7 @@ start() {{
 \tsleep 1
 \trunning && return 0
 \trm -f \"$pid_file\"
-\techo \"$name ended as soon as it was started; \"{log}\" says why\"{check} >&2
+\techo \"$name ended as soon as it was started;\" {log} \"says why\"{check} >&2
 \treturn 1
 }}
 
