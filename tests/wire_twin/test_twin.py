@@ -471,6 +471,8 @@ def refused(port: int, deadline: float = WAIT) -> None:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except ConnectionRefusedError:
             return
+        except ConnectionResetError:
+            pass  # the listener was closed while this one waited in its queue: not yet an answer
         if time.monotonic() > until:
             raise AssertionError(f"port {port} still takes connections")
         time.sleep(0.05)  # between two looks; the loop has its deadline
