@@ -61,6 +61,35 @@ need_cargo() {
     fi
 }
 
+# target_directory: where cargo puts what it builds here.
+target_directory() {
+    cargo metadata --no-deps --locked --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'
+}
+
+# limited SECONDS COMMAND...: ends the command and all it started when it takes longer. A person at a terminal can do
+# that alone, and there Ctrl+C would not reach what `timeout` runs.
+limited() {
+    local most=$1
+    shift
+    if [ -t 2 ]; then "$@"; else timeout -k 30 "$most" "$@"; fi
+}
+
+# wait_for PID LOG TEXT SECONDS: until the log holds the text; fails when the process ends or time is up.
+wait_for() {
+    local pid=$1 log=$2 text=$3 deadline=$((SECONDS + $4))
+    until grep -qF -- "$text" "$log" 2>/dev/null; do
+        if ! kill -0 "$pid" 2>/dev/null && ! grep -qF -- "$text" "$log"; then
+            say "$(basename "$log" .log) ended before it said '$text'"
+            return 1
+        fi
+        if [ "$SECONDS" -ge "$deadline" ]; then
+            say "$(basename "$log" .log) did not say '$text' in $4 s"
+            return 1
+        fi
+        sleep 0.05
+    done
+}
+
 # steps_begin [COMMAND]: from here on `step` counts; at the end of the script COMMAND runs (`table`, if none is given).
 steps_begin() {
     steps=() seconds=() results=() failed=0 started=$SECONDS
@@ -71,39 +100,42 @@ steps_begin() {
 # table: what the steps so far took and came to.
 table() {
     local i
-    printf '\n%-34s %8s  %s\n' step seconds result
+    printf '\n%-38s %8s  %s\n' step seconds result
     for i in "${!steps[@]}"; do
-        printf '%-34s %8s  %s\n' "${steps[$i]}" "${seconds[$i]}" "${results[$i]}"
+        printf '%-38s %8s  %s\n' "${steps[$i]}" "${seconds[$i]}" "${results[$i]}"
     done
-    printf '%-34s %8s\n' whole "$((SECONDS - started))"
+    printf '%-38s %8s\n' whole "$((SECONDS - started))"
 }
 
 # What a script ends with where this machine cannot have what it needs; it has said what that is.
 # shellcheck disable=SC2034
 readonly CANNOT_BE_TRIED=77
 
-# step NAME COMMAND...: run, time, remember. A failed step does not hide what the later ones have to say.
+# step NAME COMMAND...: run, time, remember. A failed step does not hide what the later ones have to say. A function
+# may leave a word for the table in `remark`.
 step() {
     local name=$1 from=$SECONDS code=0
     shift
+    remark=''
     printf '\n'
     say "$name"
     "$@" || code=$?
     steps+=("$name") seconds+=("$((SECONDS - from))")
     if [ "$code" -eq 0 ]; then
-        results+=(ok)
+        results+=("ok${remark:+: $remark}")
     elif [ "$code" -eq "$CANNOT_BE_TRIED" ]; then
-        results+=("skipped: cannot be tried here")
+        results+=("skipped: ${remark:-cannot be tried here}")
     else
-        results+=("FAILED ($code)")
+        results+=("FAILED ($code)${remark:+: $remark}")
         failed=$((failed + 1))
     fi
     return 0
 }
 
-# steps_end: says how many failed; fails if any did.
+# steps_end: says how many failed; fails if any did. Leaves the number of those that could not be tried in `skipped`.
 steps_end() {
-    local result skipped=0
+    local result
+    skipped=0
     for result in "${results[@]}"; do
         case $result in skipped*) skipped=$((skipped + 1)) ;; esac
     done

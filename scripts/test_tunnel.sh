@@ -86,7 +86,7 @@ local_begin() {
         need_cargo
         say "building release programs (a few minutes the first time)"
         cargo build --release --locked -p minitcptunnel-server -p minitcptunnel-client
-        bin=$(cargo metadata --no-deps --locked --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
+        bin=$(target_directory)/release
     fi
     "$bin/minitcptunnel-server" certs init --host tunnel-server --host localhost --ip 127.0.0.1 --dir "$folder/certs" >"$folder/certs.out"
     "$bin/minitcptunnel-server" certs client client --dir "$folder/certs" >>"$folder/certs.out"
