@@ -1,7 +1,6 @@
 //! MiniTCPTunnel client program: arguments, configuration, start, signals, exit code.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
 use minitcptunnel_client::cli::{self, Arguments, Subcommands};
@@ -77,16 +76,8 @@ fn run(arguments: &Arguments) -> ExitCode {
             return e.exit_code();
         }
     };
-    let (stopper, signalled) = (jobs.stopper(), AtomicBool::new(false));
-    let handler = move || {
-        if signalled.swap(true, Ordering::SeqCst) {
-            log::logger().flush();
-            std::process::exit(ExitCode::SecondSignal.number().into());
-        }
-        log::info!("Stopping; a second signal stops at once");
-        stopper.stop();
-    };
-    if let Err(e) = signals::handle(handler) {
+    let stopper = jobs.stopper();
+    if let Err(e) = signals::handle(module_path!(), move || stopper.stop()) {
         log::error!("Signals cannot be handled: {e} code={}", Code::NO_SIGNALS);
         return ExitCode::Resources;
     }

@@ -1,7 +1,6 @@
 //! MiniTCPTunnel server program: arguments, configuration, start, signals, exit code.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
 use minitcptunnel_common::cli::{answer, complain, give_up, misused, say};
@@ -88,16 +87,10 @@ fn run(arguments: &Arguments, checked: Checked) -> ExitCode {
     let grace = checked.config.grace;
     // Before the first socket: a signal during the start must not be lost.
     let (stop, stopped) = crossbeam_channel::bounded::<()>(1);
-    let signalled = AtomicBool::new(false);
-    let handler = move || {
-        if signalled.swap(true, Ordering::SeqCst) {
-            log::logger().flush();
-            std::process::exit(ExitCode::SecondSignal.number().into());
-        }
-        log::info!("Stopping; a second signal stops at once");
+    let on_signal = move || {
         let _ = stop.try_send(());
     };
-    if let Err(e) = signals::handle(handler) {
+    if let Err(e) = signals::handle(module_path!(), on_signal) {
         log::error!("signals cannot be handled: {e} code={}", Code::NO_SIGNALS);
         return ExitCode::Resources;
     }
