@@ -51,7 +51,7 @@ ARROWS = {
 ROW = {"id": 0, "wire": 1, "duplex": 2, "channel": 3, "link": 3, "relay": 4, "pool": 5}
 # Apart from the row: may be used by any room that may do I/O, and use nothing of the row but `id`.
 APART = {
-    "addresses", "admin", "backoff", "budget", "capacity", "codes", "config", "dial", "doctor", "evloop", "exit", "files", "health", "identity", "log",
+    "addresses", "admin", "backoff", "budget", "capacity", "cli", "codes", "config", "dial", "doctor", "evloop", "exit", "files", "health", "identity", "log",
     "metrics", "pki", "resources", "service", "signals", "winapi",
 }
 # These compute and nothing else: no sockets, threads, files, clock or randomness of their own.

@@ -153,11 +153,7 @@ fn a_loaded_program_stops_in_order() {
         let mut tunnel = Tunnelled::to(service.port());
         let load = Load::on(tunnel.port);
         let asked = Instant::now();
-        let program = if who == "server" {
-            &mut tunnel.server.program
-        } else {
-            &mut tunnel.client.program
-        };
+        let program = tunnel.program(who);
         program.signal("TERM");
         program.log.wait("Stopping", PATIENCE);
         // During the grace everybody is served as before.

@@ -440,16 +440,11 @@ fn who_takes_nothing_is_cut_where_that_is_bounded() {
             &mut world.client
         };
         bounded["timeouts"] = serde_json::json!({ "write": 1 });
-        let tunnel = world.run();
+        let mut tunnel = world.run();
         let mut visitor = tunnel.visit();
 
         // It reads nothing, and then what there was: the end of it is no orderly one.
-        let program = if ours == "server" {
-            &tunnel.server
-        } else {
-            &tunnel.client
-        };
-        program.log.wait(
+        tunnel.program(ours).log.wait(
             "connection ended *it takes nothing for 1 s (timeouts.write)",
             PATIENCE,
         );
@@ -472,7 +467,7 @@ fn no_more_connections_than_allowed() {
             &mut world.client
         };
         bounded["limits"] = serde_json::json!({ "connections": 2 });
-        let tunnel = world.run();
+        let mut tunnel = world.run();
         let mut first = tunnel.visit();
         ping(&mut first).expect("one");
         let mut second = tunnel.visit();
@@ -482,14 +477,15 @@ fn no_more_connections_than_allowed() {
             (vec![], End::Reset),
             "{ours}"
         );
-        let program = if ours == "server" {
-            &tunnel.server
-        } else {
-            &tunnel.client
-        };
-        program.log.wait("refused*(limits.connections)", PATIENCE);
+        tunnel
+            .program(ours)
+            .log
+            .wait("refused*(limits.connections)", PATIENCE);
         drop(first);
-        program.log.wait("connection ended *", PATIENCE);
+        tunnel
+            .program(ours)
+            .log
+            .wait("connection ended *", PATIENCE);
         ping(&mut tunnel.visit()).expect("there is a place again");
         ping(&mut second).expect("still there");
     }

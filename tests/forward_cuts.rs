@@ -89,12 +89,7 @@ fn a_killed_program_leaves_no_ends() {
         Bytes::new(3)
             .expect(&mut stream, MIB)
             .expect("the beginning");
-        let program = if killed == "server" {
-            &mut tunnel.server
-        } else {
-            &mut tunnel.client
-        };
-        program.kill();
+        tunnel.program(killed).kill();
         assert_eq!(read_end(&mut stream).1, End::Reset, "{killed} killed");
         let at_target = heard
             .recv_timeout(PATIENCE)

@@ -478,11 +478,7 @@ fn running_connections_get_their_grace_and_no_more() {
         ask(b"ping").expect("before");
         let port = tunnel.port;
         let start = Instant::now();
-        let program = if who == "server" {
-            &mut tunnel.server.program
-        } else {
-            &mut tunnel.client.program
-        };
+        let program = tunnel.program(who);
         program.signal("TERM");
         program.log.wait("Stopping", PATIENCE);
         eventually(PATIENCE, "no new visitors", || {
@@ -532,11 +528,7 @@ fn a_second_signal_ends_at_once() {
         let mut visitor = tunnel.visit();
         visitor.write_all(b"ping").expect("write");
         visitor.read_exact(&mut [0; 4]).expect("read");
-        let program = if who == "server" {
-            &mut tunnel.server.program
-        } else {
-            &mut tunnel.client.program
-        };
+        let program = tunnel.program(who);
         program.signal("TERM");
         program.log.wait("Stopping", PATIENCE);
         assert_eq!(program.exited(), None);

@@ -1,12 +1,12 @@
 //! MiniTCPTunnel client program: arguments, configuration, start, signals, exit code.
 
-use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io;
 
 use clap::Parser;
 use minitcptunnel_client::cli::{self, Arguments, Subcommands};
 use minitcptunnel_client::config;
 use minitcptunnel_client::jobs;
+use minitcptunnel_common::cli::{answer, complain, give_up, misused, say};
 use minitcptunnel_common::codes::{self, Code, Coded};
 use minitcptunnel_common::config::{Grace, Seconds};
 use minitcptunnel_common::exit::ExitCode;
@@ -20,14 +20,14 @@ const NAME: &str = "minitcptunnel-client";
 fn main() -> std::process::ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(e) => return misused(&e).into(),
+        Err(e) => return misused(NAME, &e).into(),
     };
     let file = &arguments.config;
     match &arguments.command {
         None | Some(Subcommands::Run) => run(&arguments),
-        Some(Subcommands::Keygen) => print(cli::keygen(file)),
-        Some(Subcommands::Pubkey) => print(cli::pubkey(file)),
-        Some(Subcommands::Check) => print(cli::check(file, arguments.pinning())),
+        Some(Subcommands::Keygen) => answer(NAME, cli::keygen(file)),
+        Some(Subcommands::Pubkey) => answer(NAME, cli::pubkey(file)),
+        Some(Subcommands::Check) => answer(NAME, cli::check(file, arguments.pinning())),
         Some(Subcommands::Health) => health(&arguments),
         Some(Subcommands::Doctor(options)) => {
             cli::doctor::doctor(&arguments, *options, io::stdout())
@@ -47,38 +47,11 @@ fn main() -> std::process::ExitCode {
     .into()
 }
 
-/// A command line that cannot be followed, or one that asks for help.
-fn misused(e: &clap::Error) -> ExitCode {
-    let _ = e.print();
-    if !e.use_stderr() {
-        return ExitCode::Ok;
-    }
-    let _ = writeln!(io::stderr(), "\n{}", Code::USAGE.pointer(NAME));
-    ExitCode::Usage
-}
-
-/// Prints what a command has to say, or what went wrong.
-fn print<E: std::fmt::Display + Coded>(result: Result<String, E>) -> ExitCode {
-    match result {
-        Ok(text) => say(&text),
-        Err(e) => {
-            let _ = writeln!(io::stderr(), "{e}\n{}", e.code().pointer(NAME));
-            e.exit_code()
-        }
-    }
-}
-
-/// A closed stdout is nobody's problem.
-fn say(text: &str) -> ExitCode {
-    let _ = writeln!(io::stdout(), "{text}");
-    ExitCode::Ok
-}
-
 fn health(arguments: &Arguments) -> ExitCode {
     let within = arguments.timeout.map(Seconds::duration);
     match config::load(&arguments.config, arguments.pinning()) {
-        Ok(checked) => print(cli::health::health(&checked.config, within)),
-        Err(e) => print(Err(e)),
+        Ok(checked) => answer(NAME, cli::health::health(&checked.config, within)),
+        Err(e) => complain(NAME, &e),
     }
 }
 
@@ -88,11 +61,7 @@ fn run(arguments: &Arguments) -> ExitCode {
     loaded.log_news();
     let checked = match loaded.checked {
         Ok(checked) => checked,
-        Err(e) => {
-            let lines = codes::log_lines(&e);
-            lines.iter().for_each(|line| log::error!("{line}"));
-            return e.exit_code();
-        }
+        Err(e) => return give_up(module_path!(), &e),
     };
     checked
         .warnings
@@ -107,16 +76,8 @@ fn run(arguments: &Arguments) -> ExitCode {
             return e.exit_code();
         }
     };
-    let (stopper, signalled) = (jobs.stopper(), AtomicBool::new(false));
-    let handler = move || {
-        if signalled.swap(true, Ordering::SeqCst) {
-            log::logger().flush();
-            std::process::exit(ExitCode::SecondSignal.number().into());
-        }
-        log::info!("Stopping; a second signal stops at once");
-        stopper.stop();
-    };
-    if let Err(e) = signals::handle(handler) {
+    let stopper = jobs.stopper();
+    if let Err(e) = signals::handle(module_path!(), move || stopper.stop()) {
         log::error!("Signals cannot be handled: {e} code={}", Code::NO_SIGNALS);
         return ExitCode::Resources;
     }

@@ -24,6 +24,7 @@ use std::str::FromStr;
 
 use crate::exit::ExitCode;
 
+pub(crate) mod lines;
 mod text;
 
 pub use text::{Explanation, Lang, explain};

@@ -14,7 +14,7 @@ use std::io::{self, IsTerminal, Write};
 
 use serde_json::{Map, Value, json};
 
-use crate::codes::{Code, Lang};
+use crate::codes::{Code, Lang, lines};
 use crate::exit::ExitCode;
 
 pub mod certificates;
@@ -23,8 +23,6 @@ pub mod net;
 pub mod settings;
 pub mod system;
 
-/// How wide the lines are that people read. Performance of the reader: a terminal's usual width, and a little.
-const WIDTH: usize = 96;
 /// Where the text begins, behind the level and the name of the check.
 const INDENT: usize = 21;
 
@@ -358,24 +356,12 @@ fn text_of(finding: &Finding, colour: bool, lang: Lang) -> String {
     text
 }
 
-/// Puts words into lines; the first has begun already. What cannot be seen, and could pretend to be a line of ours,
-/// is written out.
+/// Puts a text into lines; the first has begun already. What cannot be seen, and could pretend to be a line of ours, is
+/// written out.
 fn wrap(out: &mut String, text: &str, indent: usize) {
-    let mut column = indent;
-    for (n, word) in text.split_whitespace().enumerate() {
-        let word: String = word.chars().flat_map(visible).collect();
-        let width = word.chars().map(width).sum::<usize>();
-        if n > 0 && column + 1 + width > WIDTH {
-            out.push_str(&format!("\n{:indent$}", ""));
-            column = indent;
-        } else if n > 0 {
-            out.push(' ');
-            column += 1;
-        }
-        out.push_str(&word);
-        column += width;
-    }
-    out.push('\n');
+    let words = text.split_whitespace();
+    let words = words.map(|word| word.chars().flat_map(visible).collect());
+    lines::wrap(out, words, indent, indent);
 }
 
 fn visible(c: char) -> Vec<char> {
@@ -383,15 +369,6 @@ fn visible(c: char) -> Vec<char> {
         c.escape_default().collect()
     } else {
         vec![c]
-    }
-}
-
-/// Korean letters take two columns of a terminal.
-fn width(c: char) -> usize {
-    if ('\u{1100}'..='\u{d7ff}').contains(&c) {
-        2
-    } else {
-        1
     }
 }
 

@@ -10,7 +10,9 @@ mod key_file;
 pub use allow_list::{
     AllowList, AllowListError, AllowListFile, BadLine, BadLineReason, Entry, Reload,
 };
-pub use key_file::{KeyFileError, KeyOrigin, LoadedKey, load, load_or_create, readable_by_others};
+pub use key_file::{
+    Exposed, KeyFileError, KeyOrigin, LoadedKey, exposed, load, load_or_create, readable_by_others,
+};
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use std::str::FromStr;

@@ -5,6 +5,7 @@ pub mod backoff;
 pub mod budget;
 pub mod capacity;
 pub mod channel;
+pub mod cli;
 pub mod codes;
 pub mod config;
 pub mod dial;

@@ -3,7 +3,7 @@
 //! A pair holds two descriptors in each program, so the soft limit of 1,024 that many systems
 //! start with would be reached by 500 visitors. It is raised at start as far as allowed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Raises the limit on open files as far as the system allows without privileges, and returns it.
 /// `None` where there is no such limit (Windows).
@@ -62,32 +62,12 @@ fn address_space() -> Option<u64> {
 /// The least `memory.max` (or, with version 1, `memory.limit_in_bytes`) of this process's control group
 /// and those above it. A container sees its own as the root.
 fn group_memory() -> Option<u64> {
-    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    groups.lines().filter_map(group_limit).min()
-}
-
-/// The limit that a line of `/proc/self/cgroup` leads to: `0::/path` (version 2), `4:memory:/path`.
-fn group_limit(line: &str) -> Option<u64> {
-    let mut parts = line.splitn(3, ':').skip(1);
-    let (controllers, path) = (parts.next()?, parts.next()?);
-    let (root, file) = if controllers.is_empty() {
-        ("/sys/fs/cgroup", "memory.max")
-    } else if controllers.split(',').any(|name| name == "memory") {
-        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
-    } else {
-        return None;
-    };
-    Path::new(path)
-        .ancestors()
-        .filter_map(|group| group.strip_prefix("/").ok())
-        .filter_map(|group| {
-            // "max" is no number, and no limit.
-            let text = std::fs::read_to_string(Path::new(root).join(group).join(file)).ok()?;
-            text.trim().parse().ok()
-        })
-        // Version 1 writes "no limit" as a number that no machine has.
-        .filter(|limit: &u64| *limit < 1 << 62)
-        .min()
+    let limits = group_folders("memory").into_iter().filter_map(|group| {
+        // "max" is no number, and no limit.
+        number(&group.join("memory.max")).or_else(|| number(&group.join("memory.limit_in_bytes")))
+    });
+    // Version 1 writes "no limit" as a number that no machine has.
+    limits.filter(|limit| *limit < 1 << 62).min()
 }
 
 fn system_memory() -> Option<u64> {
@@ -134,29 +114,34 @@ fn user_threads() -> Option<u64> {
 /// What the control groups leave: `pids.max` less `pids.current`.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn group_threads() -> Option<u64> {
-    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let left = |line: &str| {
+    let left = |group: PathBuf| {
+        let max = number(&group.join("pids.max"))?;
+        Some(max.saturating_sub(number(&group.join("pids.current")).unwrap_or(0)))
+    };
+    group_folders("pids").into_iter().filter_map(left).min()
+}
+
+/// Where the control group of this process and those above it lie, as far as they may bound what this controller
+/// counts: a line of `/proc/self/cgroup` is `0::/path` (version 2) or `4:memory:/path`.
+fn group_folders(controller: &str) -> Vec<PathBuf> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let folders = groups.lines().filter_map(|line| {
         let mut parts = line.splitn(3, ':').skip(1);
         let (controllers, path) = (parts.next()?, parts.next()?);
+        let root = Path::new("/sys/fs/cgroup");
         let root = match controllers {
-            "" => "/sys/fs/cgroup",
-            "pids" => "/sys/fs/cgroup/pids",
+            "" => root.to_path_buf(),
+            names if names.split(',').any(|name| name == controller) => root.join(controller),
             _ => return None,
         };
-        Path::new(path)
-            .ancestors()
-            .filter_map(|group| Some(Path::new(root).join(group.strip_prefix("/").ok()?)))
-            .filter_map(|group| {
-                let max = number(&group.join("pids.max"))?;
-                Some(max.saturating_sub(number(&group.join("pids.current")).unwrap_or(0)))
-            })
-            .min()
-    };
-    groups.lines().filter_map(left).min()
+        let groups = Path::new(path).ancestors();
+        let groups = groups.filter_map(|group| group.strip_prefix("/").ok());
+        Some(groups.map(move |group| root.join(group)))
+    });
+    folders.flatten().collect()
 }
 
 /// What a file says, if it says a number.
-#[cfg(any(target_os = "linux", target_os = "android"))]
 fn number(file: &Path) -> Option<u64> {
     std::fs::read_to_string(file).ok()?.trim().parse().ok()
 }

@@ -24,7 +24,7 @@ mod windows;
 #[cfg(test)]
 mod tests;
 
-pub use command::{Command, Status, Target, perform, run};
+pub use command::{Command, Target, answer, run};
 pub use error::ServiceError;
 pub use manager::Manager;
-pub use spec::{CONFIG, How, Role, Use, Wanted};
+pub use spec::{CONFIG, How, Role, Use, Wanted, is_low};

@@ -13,6 +13,8 @@
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
+use crate::exit::ExitCode;
+
 /// What is called, or that it was asked for before there was anything to call.
 enum Stop {
     NotAsked,
@@ -31,13 +33,23 @@ pub fn stop() {
     }
 }
 
-/// Calls `handler` for every signal that asks for it, on a thread of its own, and deals with the others.
+/// Calls `stop` for the first signal that asks for it, on a thread of its own, and deals with the others; a second one
+/// ends the process at once. What the log says about it is the program's own, so `target` is its `module_path!()`.
 ///
 /// Signals that came before are lost or have ended the process, as the system does without this.
 ///
 /// # Errors
 /// If the system gives no thread or no pipe for it.
-pub fn handle(mut handler: impl FnMut() + Send + 'static) -> io::Result<()> {
+pub fn handle(target: &'static str, mut stop: impl FnMut() + Send + 'static) -> io::Result<()> {
+    let mut again = false;
+    let mut handler = move || {
+        if std::mem::replace(&mut again, true) {
+            log::logger().flush();
+            std::process::exit(ExitCode::SecondSignal.number().into());
+        }
+        log::info!(target: target, "Stopping; a second signal stops at once");
+        stop();
+    };
     let mut it = STOP.lock().unwrap_or_else(PoisonError::into_inner);
     if matches!(*it, Stop::Asked) {
         handler();

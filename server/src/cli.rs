@@ -116,13 +116,8 @@ impl Arguments {
     /// How the log is written; `configured` holds where the command line says nothing.
     #[must_use]
     pub fn log_options(&self, configured: Logging) -> LogOptions {
-        let verbosity = match (self.debug, self.verbose) {
-            (true, _) => Verbosity::Debug,
-            (false, true) => Verbosity::Verbose,
-            (false, false) => Verbosity::Normal,
-        };
         LogOptions {
-            verbosity,
+            verbosity: Verbosity::of_flags(self.verbose, self.debug),
             format: self.log_format,
             file: self.log_file.clone(),
             configured,

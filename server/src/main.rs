@@ -1,9 +1,9 @@
 //! MiniTCPTunnel server program: arguments, configuration, start, signals, exit code.
 
-use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io;
 
 use clap::Parser;
+use minitcptunnel_common::cli::{answer, complain, give_up, misused, say};
 use minitcptunnel_common::codes::{self, Code, Coded};
 use minitcptunnel_common::config::{ConfigError, Seconds};
 use minitcptunnel_common::exit::ExitCode;
@@ -20,11 +20,11 @@ const NAME: &str = "minitcptunnel-server";
 fn main() -> std::process::ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(e) => return misused(&e).into(),
+        Err(e) => return misused(NAME, &e).into(),
     };
     // These do without a configuration.
     match &arguments.command {
-        Some(Subcommands::Certs { command }) => return print(certs::run(command)).into(),
+        Some(Subcommands::Certs { command }) => return answer(NAME, certs::run(command)).into(),
         Some(Subcommands::Explain { codes, lang }) => {
             return say(&codes::explain(codes, *lang)).into();
         }
@@ -47,11 +47,11 @@ fn main() -> std::process::ExitCode {
     let command = arguments.command.as_ref().unwrap_or(&Subcommands::Run);
     match (command, checked) {
         (Subcommands::Run, checked) => serve(&arguments, checked),
-        (Subcommands::Pubkey, Ok(checked)) => print(cli::pubkey(&checked.config)),
-        (Subcommands::Check, Ok(checked)) => print(cli::check(&checked)),
+        (Subcommands::Pubkey, Ok(checked)) => answer(NAME, cli::pubkey(&checked.config)),
+        (Subcommands::Check, Ok(checked)) => answer(NAME, cli::check(&checked)),
         (Subcommands::Health, Ok(checked)) => {
             let within = arguments.timeout.map(Seconds::duration);
-            print(cli::health::health(&checked.config, within))
+            answer(NAME, cli::health::health(&checked.config, within))
         }
         (Subcommands::Doctor { json }, checked) => {
             let within = arguments.timeout.map(Seconds::duration);
@@ -63,19 +63,9 @@ fn main() -> std::process::ExitCode {
             Subcommands::Certs { .. } | Subcommands::Explain { .. } | Subcommands::Service { .. },
             _,
         ) => ExitCode::Ok,
-        (_, Err(e)) => complain(&e),
+        (_, Err(e)) => complain(NAME, &e),
     }
     .into()
-}
-
-/// A command line that cannot be followed, or one that asks for help.
-fn misused(e: &clap::Error) -> ExitCode {
-    let _ = e.print();
-    if !e.use_stderr() {
-        return ExitCode::Ok;
-    }
-    let _ = writeln!(io::stderr(), "\n{}", Code::USAGE.pointer(NAME));
-    ExitCode::Usage
 }
 
 fn serve(arguments: &Arguments, checked: Result<Checked, ConfigError>) -> ExitCode {
@@ -86,31 +76,8 @@ fn serve(arguments: &Arguments, checked: Result<Checked, ConfigError>) -> ExitCo
     let _log = logging::init(arguments.log_options(configured));
     match checked {
         Ok(checked) => run(arguments, checked),
-        Err(e) => {
-            let lines = codes::log_lines(&e);
-            lines.iter().for_each(|line| log::error!("{line}"));
-            e.exit_code()
-        }
+        Err(e) => give_up(module_path!(), &e),
     }
-}
-
-/// Prints what a command has to say, or what went wrong.
-fn print<E: std::fmt::Display + Coded>(result: Result<String, E>) -> ExitCode {
-    match result {
-        Ok(text) => say(&text),
-        Err(e) => complain(&e),
-    }
-}
-
-/// A closed stdout is nobody's problem.
-fn say(text: &str) -> ExitCode {
-    let _ = writeln!(io::stdout(), "{text}");
-    ExitCode::Ok
-}
-
-fn complain(e: &(impl std::fmt::Display + Coded)) -> ExitCode {
-    let _ = writeln!(io::stderr(), "{e}\n{}", e.code().pointer(NAME));
-    e.exit_code()
 }
 
 fn run(arguments: &Arguments, checked: Checked) -> ExitCode {
@@ -120,16 +87,10 @@ fn run(arguments: &Arguments, checked: Checked) -> ExitCode {
     let grace = checked.config.grace;
     // Before the first socket: a signal during the start must not be lost.
     let (stop, stopped) = crossbeam_channel::bounded::<()>(1);
-    let signalled = AtomicBool::new(false);
-    let handler = move || {
-        if signalled.swap(true, Ordering::SeqCst) {
-            log::logger().flush();
-            std::process::exit(ExitCode::SecondSignal.number().into());
-        }
-        log::info!("Stopping; a second signal stops at once");
+    let on_signal = move || {
         let _ = stop.try_send(());
     };
-    if let Err(e) = signals::handle(handler) {
+    if let Err(e) = signals::handle(module_path!(), on_signal) {
         log::error!("signals cannot be handled: {e} code={}", Code::NO_SIGNALS);
         return ExitCode::Resources;
     }

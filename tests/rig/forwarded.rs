@@ -156,4 +156,13 @@ impl Forwarded {
     pub fn visit(&self) -> TcpStream {
         connect((Ipv4Addr::LOCALHOST, self.port))
     }
+
+    /// The `server` or the `client`.
+    pub fn program(&mut self, who: &str) -> &mut Program {
+        match who {
+            "server" => &mut self.server,
+            "client" => &mut self.client,
+            _ => panic!("a tunnel has no program {who}"),
+        }
+    }
 }

@@ -440,4 +440,13 @@ impl Tunnelled {
     pub fn visit(&self) -> TcpStream {
         connect((Ipv4Addr::LOCALHOST, self.port))
     }
+
+    /// The `server` or the `client`.
+    pub fn program(&mut self, who: &str) -> &mut Program {
+        match who {
+            "server" => &mut self.server.program,
+            "client" => &mut self.client.program,
+            _ => panic!("a tunnel has no program {who}"),
+        }
+    }
 }

@@ -11,9 +11,6 @@ use minitcptunnel_common::service::{self, How, Role, ServiceError, Use, Wanted};
 use super::Arguments;
 use crate::config::{self, Config, KeyError};
 
-/// The first port that needs no privilege.
-const FREE_PORTS: u16 = 1024;
-
 /// This program.
 pub const ROLE: Role = Role {
     program: "minitcptunnel-client",
@@ -23,22 +20,8 @@ pub const ROLE: Role = Role {
 /// Does what `service` asks for; the exit code.
 #[must_use]
 pub fn service(command: &service::Command, arguments: &Arguments) -> u8 {
-    let (mut out, mut err) = (io::stdout(), io::stderr());
-    let done = service::perform(
-        command,
-        ROLE,
-        || wanted(arguments),
-        || ensure_key(&arguments.config),
-        &mut out,
-        &mut err,
-    );
-    match done {
-        Ok(status) => status.number(),
-        Err(e) => {
-            let _ = writeln!(err, "{e}\n{}", e.code().pointer(ROLE.program));
-            e.exit_code().number()
-        }
-    }
+    let key = || ensure_key(&arguments.config);
+    service::answer(command, ROLE, || wanted(arguments), key)
 }
 
 /// The service cannot write to its configuration, where the key lives; so the key is made before.
@@ -57,7 +40,6 @@ fn unusable(e: &KeyError) -> ServiceError {
 fn wanted(typed: &Arguments) -> Result<Wanted, ServiceError> {
     let checked = config::load(&typed.config, typed.pinning()).map_err(|e| unusable(&e))?;
     let config = checked.config;
-    let low = |port: u16| port != 0 && port < FREE_PORTS;
     let grace = typed.grace.map_or(config.grace, Grace::duration);
     Ok(Wanted {
         role: ROLE,
@@ -65,7 +47,10 @@ fn wanted(typed: &Arguments) -> Result<Wanted, ServiceError> {
         config: Some(typed.config.clone()),
         log_file: typed.log_file.clone(),
         uses: uses(&config),
-        low_ports: config.forwards.iter().any(|it| low(it.listen.port())),
+        low_ports: config
+            .forwards
+            .iter()
+            .any(|it| service::is_low(it.listen.port())),
         configured_log: config.logging.file,
         grace,
         left_here: Vec::new(),

@@ -12,10 +12,7 @@ use std::env;
 use std::fmt;
 use std::str::FromStr;
 
-use super::Code;
-
-/// Columns of an explanation. Most terminals have 80 at least, and commands should stay on one line.
-const WIDTH: usize = 96;
+use super::{Code, lines};
 
 /// A language of the explanations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -141,44 +138,23 @@ fn wrap(text: &mut String, line: &str) {
         .split_once(". ")
         .is_some_and(|(number, _)| number.parse::<u8>().is_ok());
     let indent = if numbered { 3 } else { 0 };
-    let mut column = 0;
-    let mut words = line.split(' ').peekable();
-    while let Some(first) = words.next() {
-        // In French a mark of two parts stands alone, but belongs to the word before it.
-        let mut word = first.to_owned();
-        while let Some(next) = words.next_if(|next| {
-            matches!(*next, ":" | ";" | "?" | "!" | "»")
-                || matches!(word.as_str(), "«")
-                || word.ends_with(" «")
-        }) {
-            word.push(' ');
-            word.push_str(next);
-        }
-        let wide = width(&word);
-        if column > indent && column + 1 + wide > WIDTH {
-            text.push('\n');
-            text.push_str(&" ".repeat(indent));
-            column = indent;
-        } else if column > 0 {
-            text.push(' ');
-            column += 1;
-        }
-        text.push_str(&word);
-        column += wide;
-    }
-    text.push('\n');
+    lines::wrap(text, words(line), 0, indent);
 }
 
-/// How many columns a text takes in a terminal: letters of Korean take two.
-fn width(text: &str) -> usize {
-    let one = |c: char| {
-        if matches!(c, '\u{1100}'..='\u{11ff}' | '\u{3000}'..='\u{d7ff}') {
-            2
-        } else {
-            1
+/// In French a mark of two parts stands alone, but belongs to the word before it.
+fn words(line: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    for next in line.split(' ') {
+        let mark = matches!(next, ":" | ";" | "?" | "!" | "»");
+        match words.last_mut() {
+            Some(word) if mark || word == "«" || word.ends_with(" «") => {
+                word.push(' ');
+                word.push_str(next);
+            }
+            _ => words.push(next.to_owned()),
         }
-    };
-    text.chars().map(one).sum()
+    }
+    words
 }
 
 /// The entry of this code. The tests know that each is there in every language.
@@ -205,6 +181,7 @@ pub(super) fn of(code: Code, lang: Lang) -> Explanation {
 
 #[cfg(test)]
 mod tests {
+    use super::lines::{WIDTH, width};
     use super::*;
 
     #[test]

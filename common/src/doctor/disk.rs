@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::Finding;
 use crate::codes::Code;
-use crate::identity::readable_by_others;
+use crate::identity::exposed;
 use crate::log::Logging;
 
 const MIB: u64 = 1024 * 1024;
@@ -100,21 +100,9 @@ fn room(folder: &Path) -> Option<u64> {
 /// Files with secret keys that others on this machine may read.
 #[must_use]
 pub fn secrets(files: &[PathBuf]) -> Vec<Finding> {
-    let open = files.iter().filter(|file| file.exists());
-    open.filter_map(|file| {
-        let what = readable_by_others(file)?;
-        Some(exposed(&what, file))
-    })
-    .collect()
-}
-
-fn exposed(what: &str, file: &Path) -> Finding {
-    // The warning says what to do as well; here that has a place of its own.
-    let (what, cure) = match what.split_once("; run: ") {
-        Some((what, cure)) => (what, cure.to_owned()),
-        None => (what, format!("chmod 600 {}", file.display())),
-    };
-    Finding::warning("key", Code::KEY_READABLE, what).cure(cure)
+    let open = files.iter().filter_map(|file| exposed(file));
+    open.map(|it| Finding::warning("key", Code::KEY_READABLE, it.what).cure(it.cure))
+        .collect()
 }
 
 #[cfg(all(test, unix))]

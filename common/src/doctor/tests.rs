@@ -80,7 +80,10 @@ fn text_is_narrow_and_explains_what_is_not_ok() {
         "{text}"
     );
     assert!(lines[2].starts_with("                     word"), "{text}");
-    assert!(lines.iter().all(|line| line.len() <= WIDTH), "{text}");
+    assert!(
+        lines.iter().all(|line| line.len() <= lines::WIDTH),
+        "{text}"
+    );
     let explained = Code::SERVER_UNREACHABLE.explain(Lang::En);
     let cause: String = format!("{:INDENT$}cause: {}", "", &explained.cause[..20]);
     assert!(text.contains(&cause), "{text}");
@@ -115,6 +118,6 @@ fn nothing_in_a_finding_can_pretend_to_be_another() {
         TEXT,
         vec![Finding::note("dns", None, "가나다라 ".repeat(20))],
     );
-    let columns = |line: &str| line.chars().map(width).sum::<usize>();
-    assert!(text.lines().all(|line| columns(line) <= WIDTH), "{text}");
+    let fits = |line: &str| lines::width(line) <= lines::WIDTH;
+    assert!(text.lines().all(fits), "{text}");
 }

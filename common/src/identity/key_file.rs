@@ -141,30 +141,50 @@ pub fn load(path: &Path) -> Result<LoadedKey, KeyFileError> {
     })
 }
 
-/// A warning if the file's mode, or its access list on Windows, lets others read a secret.
-pub fn readable_by_others(path: &Path) -> Option<String> {
+/// A file with a secret that others on this machine may open. Shown as a warning.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Exposed {
+    /// Which file it is, and who may.
+    pub what: String,
+    /// The command that mends it.
+    pub cure: String,
+}
+
+impl fmt::Display for Exposed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; run: {}", self.what, self.cure)
+    }
+}
+
+/// Whether the file's mode, or its access list on Windows, lets others read a secret.
+pub fn exposed(path: &Path) -> Option<Exposed> {
+    let shown = path.display();
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
-        (mode & 0o077 != 0).then(|| {
-            format!(
-                "{} holds a secret key but other users may open it (mode {mode:03o}); run: chmod 600 {}",
-                path.display(),
-                path.display()
-            )
+        (mode & 0o077 != 0).then(|| Exposed {
+            what: format!(
+                "{shown} holds a secret key but other users may open it (mode {mode:03o})"
+            ),
+            cure: format!("chmod 600 {shown}"),
         })
     }
     #[cfg(windows)]
     {
         // Who may not even ask will not be able to read it either, and that is told in another place.
         let open = crate::winapi::is_open_to_all(path).unwrap_or(false);
-        // By their numbers: the groups have other names in other languages.
-        open.then(|| {
-            format!(
-                "{path} holds a secret key but every user of this machine may open it; run: icacls \"{path}\" /inheritance:r /grant:r *S-1-3-4:F *S-1-5-18:F *S-1-5-32-544:F /remove:g *S-1-1-0 *S-1-5-11 *S-1-5-32-545 (and /grant ACCOUNT:R for a service's account)",
-                path = path.display()
-            )
+        open.then(|| Exposed {
+            what: format!("{shown} holds a secret key but every user of this machine may open it"),
+            // By their numbers: the groups have other names in other languages.
+            cure: format!(
+                "icacls \"{shown}\" /inheritance:r /grant:r *S-1-3-4:F *S-1-5-18:F *S-1-5-32-544:F /remove:g *S-1-1-0 *S-1-5-11 *S-1-5-32-545 (and /grant ACCOUNT:R for a service's account)"
+            ),
         })
     }
+}
+
+/// The warning alone.
+pub fn readable_by_others(path: &Path) -> Option<String> {
+    exposed(path).map(|it| it.to_string())
 }

@@ -20,6 +20,18 @@ pub enum Verbosity {
     Debug,
 }
 
+impl Verbosity {
+    /// As the command line has it.
+    #[must_use]
+    pub fn of_flags(verbose: bool, debug: bool) -> Self {
+        match (debug, verbose) {
+            (true, _) => Self::Debug,
+            (false, true) => Self::Verbose,
+            (false, false) => Self::Normal,
+        }
+    }
+}
+
 /// Whether levels are coloured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Colour {

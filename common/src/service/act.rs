@@ -297,6 +297,15 @@ fn id_of(file: &str, name: &str, field: usize) -> Option<u32> {
     line.get(field)?.parse().ok()
 }
 
+/// The number of a user to whom something is to be given, and that of his group.
+#[cfg(unix)]
+fn ids_of(user: &str) -> io::Result<(u32, Option<u32>)> {
+    let uid = uid_of(user).ok_or_else(|| {
+        io::Error::other(format!("there is no user {user} to whom it could be given"))
+    })?;
+    Ok((uid, id_of("/etc/passwd", user, 3)))
+}
+
 /// Gives a file to a user, who alone may read it. The file itself, whatever its folder's owner may put in its place
 /// meanwhile: no link is followed, and none may lead here from elsewhere.
 #[cfg(unix)]
@@ -304,9 +313,7 @@ pub(super) fn give(path: &Path, user: &str) -> io::Result<()> {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use rustix::fs::{Mode, OFlags};
-    let uid = uid_of(user).ok_or_else(|| {
-        io::Error::other(format!("there is no user {user} to whom it could be given"))
-    })?;
+    let (uid, gid) = ids_of(user)?;
     // A pipe must not make this wait either.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
@@ -316,7 +323,7 @@ pub(super) fn give(path: &Path, user: &str) -> io::Result<()> {
             "it is no plain file, or has a second name elsewhere; put a file of its own there",
         ));
     }
-    std::os::unix::fs::fchown(&file, Some(uid), id_of("/etc/passwd", user, 3))?;
+    std::os::unix::fs::fchown(&file, Some(uid), gid)?;
     file.set_permissions(fs::Permissions::from_mode(0o600))
 }
 
@@ -327,10 +334,8 @@ pub(super) fn give(_: &Path, _: &str) -> io::Result<()> {
 
 #[cfg(unix)]
 fn own(path: &Path, user: &str) -> io::Result<()> {
-    let uid = uid_of(user).ok_or_else(|| {
-        io::Error::other(format!("there is no user {user} to whom it could be given"))
-    })?;
-    std::os::unix::fs::chown(path, Some(uid), id_of("/etc/passwd", user, 3))
+    let (uid, gid) = ids_of(user)?;
+    std::os::unix::fs::chown(path, Some(uid), gid)
 }
 
 #[cfg(not(unix))]

@@ -12,6 +12,7 @@ use super::act::{self, Way};
 use super::spec::{self, Choices};
 use super::{Manager, Role, ServiceError, Wanted};
 use super::{scripts, steps};
+use crate::cli;
 
 /// What is to be done with the service. The options in front of it (`--config` and the like) are those that the
 /// service is started with.
@@ -116,7 +117,7 @@ impl Target {
 
 /// How a command that succeeded ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
+pub(super) enum Status {
     /// As asked; of `status`: it runs.
     Fine,
     /// Of `status`: it does not run.
@@ -127,8 +128,7 @@ pub enum Status {
 
 impl Status {
     /// The exit code: those of init scripts, in the Linux Standard Base.
-    #[must_use]
-    pub fn number(self) -> u8 {
+    fn number(self) -> u8 {
         match self {
             Self::Fine => 0,
             Self::Stopped => 3,
@@ -137,12 +137,24 @@ impl Status {
     }
 }
 
-/// Does it. `wanted` says what an installed service is to do, `prepare` makes what has to be there before; what there is
-/// to say goes to `out`, warnings to `err`.
-///
-/// # Errors
-/// If it could not be done. What had been done before stays.
-pub fn perform(
+/// Does it, and prints what there is to say; the exit code. `wanted` says what an installed service is to do, `prepare`
+/// makes what has to be there before.
+#[must_use]
+pub fn answer(
+    command: &Command,
+    role: Role,
+    wanted: impl FnOnce() -> Result<Wanted, ServiceError>,
+    prepare: impl FnOnce() -> Result<(), ServiceError>,
+) -> u8 {
+    let (mut out, mut err) = (io::stdout(), io::stderr());
+    match perform(command, role, wanted, prepare, &mut out, &mut err) {
+        Ok(status) => status.number(),
+        Err(e) => cli::complain(role.program, &e).number(),
+    }
+}
+
+/// What there is to say goes to `out`, warnings to `err`. If it cannot be done, what had been done before stays.
+pub(super) fn perform(
     command: &Command,
     role: Role,
     wanted: impl FnOnce() -> Result<Wanted, ServiceError>,
@@ -181,6 +193,12 @@ pub fn perform(
         Command::Install {
             user, low_ports, ..
         } => {
+            if touches {
+                only_root()?;
+            }
+            if let Some(user) = user.as_deref().filter(|_| !manager.is_of_windows()) {
+                spec::check_name("the user", user, manager)?;
+            }
             let choices = Choices {
                 name: target.name.clone(),
                 user: user.clone(),
@@ -189,10 +207,6 @@ pub fn perform(
                     .map_err(|e| ServiceError::File("this program".into(), e))?,
             };
             if touches {
-                only_root()?;
-                if let Some(user) = user.as_deref().filter(|_| !manager.is_of_windows()) {
-                    spec::check_name("the user", user, manager)?;
-                }
                 prepare()?;
             }
             let (spec, said) = spec::spec(manager, &wanted()?, &choices)?;

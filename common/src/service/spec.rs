@@ -87,7 +87,7 @@ pub(super) struct Spec {
     pub(super) stop_seconds: u64,
 }
 
-/// How the service shall be called, and the like.
+/// How the service shall be called, and the like. Its names have passed [`check_name`].
 #[derive(Clone, Debug, Default)]
 pub(super) struct Choices {
     pub(super) name: Option<String>,
@@ -104,11 +104,7 @@ pub(super) fn spec(
 ) -> Result<(Spec, Vec<String>), ServiceError> {
     let mut warnings = Vec::new();
     let name = choices.name.as_deref().unwrap_or(wanted.role.program);
-    check_name("the name", name, manager)?;
     let user = choices.user.as_deref().unwrap_or(manager.user());
-    if !manager.is_of_windows() {
-        check_name("the user", user, manager)?;
-    }
     let state_dir = manager.state_dir(name);
     for file in &wanted.left_here {
         warnings.extend(left_here(manager, file, user, &state_dir)?);
@@ -263,6 +259,12 @@ fn left_here(
              start: {copy}"
         ),
     )))
+}
+
+/// Whether a port needs a privilege; 0 is any that is free.
+#[must_use]
+pub fn is_low(port: u16) -> bool {
+    port != 0 && port < 1024
 }
 
 /// A line with its code behind it.

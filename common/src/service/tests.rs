@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::act::Way;
-use super::spec::{Choices, Spec, spec};
+use super::spec::{Choices, Spec, check_name, is_low, spec};
 use super::steps::{self, Step};
 use super::systemd::Dollar;
 use super::{How, Manager, Role, ServiceError, Use, Wanted, scripts, systemd, windows};
@@ -243,25 +243,23 @@ fn a_key_that_would_be_left_here_can_be_taken_along() {
 
 #[test]
 fn what_cannot_be_handed_over_is_refused() {
-    for (config, name, user) in [
-        ("/etc/a\nExecStart=/bin/evil", None, None),
-        ("/etc/a", Some("a/b"), None),
-        ("/etc/a", Some("-a"), None),
-        ("/etc/a", Some(""), None),
-        ("/etc/a", None, Some("a b")),
-        ("/etc/a", None, Some("$(id)")),
-    ] {
-        let choices = Choices {
-            name: name.map(str::to_owned),
-            user: user.map(str::to_owned),
-            ..choices("/bin/x")
-        };
-        let e = spec(Manager::Systemd, &wanted(SERVER, Some(config)), &choices).unwrap_err();
-        assert!(
-            matches!(e, ServiceError::Unusable(..)),
-            "{config} {name:?} {user:?}: {e}"
-        );
+    let config = "/etc/a\nExecStart=/bin/evil";
+    let choices = choices("/bin/x");
+    let e = spec(Manager::Systemd, &wanted(SERVER, Some(config)), &choices).unwrap_err();
+    assert!(matches!(e, ServiceError::Unusable(..)), "{config}: {e}");
+    for name in ["a/b", "-a", "", "a b", "$(id)"] {
+        let e = check_name("the name", name, Manager::Systemd).unwrap_err();
+        assert!(matches!(e, ServiceError::Unusable(..)), "{name}: {e}");
     }
+}
+
+#[test]
+fn ports_below_1024_are_low_and_any_port_is_not() {
+    let low: Vec<u16> = [0, 1, 1023, 1024]
+        .into_iter()
+        .filter(|port| is_low(*port))
+        .collect();
+    assert_eq!(low, [1, 1023]);
 }
 
 #[test]
@@ -392,18 +390,20 @@ fn no_link_is_followed() {
 #[test]
 fn a_name_is_looked_at_before_it_is_part_of_a_path() {
     use clap::Subcommand as _;
-    for verb in ["install", "uninstall", "start", "stop", "status", "logs"] {
+    let verbs = ["install", "uninstall", "start", "stop", "status", "logs"];
+    let names = verbs.map(|verb| (verb, "--name", "../../x y"));
+    for (verb, option, name) in names.into_iter().chain([("install", "--user", "$(id)")]) {
         let typed = clap::Command::new("service").no_binary_name(true);
         let typed = super::Command::augment_subcommands(typed);
-        let words = [verb, "--print", "--manager", "sysv", "--name", "../../x y"];
+        let words = [verb, "--print", "--manager", "sysv", option, name];
         let words = words
             .into_iter()
             .filter(|w| *w != "--print" || !["status", "logs"].contains(&verb));
         let matches = typed.get_matches_from(words);
         let command = <super::Command as clap::FromArgMatches>::from_arg_matches(&matches).unwrap();
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let wanted = || Ok(wanted(SERVER, None));
-        let done = super::perform(&command, SERVER, wanted, || Ok(()), &mut out, &mut err);
+        let wanted = || unreachable!("the names come first");
+        let done = super::command::perform(&command, SERVER, wanted, || Ok(()), &mut out, &mut err);
         assert!(
             matches!(done, Err(ServiceError::Unusable(..))),
             "{verb}: {done:?}"

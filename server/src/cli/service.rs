@@ -12,8 +12,6 @@ use minitcptunnel_common::service::{self, How, Role, ServiceError, Use, Wanted};
 use super::Arguments;
 use crate::config::{Checked, Config};
 
-/// The first port that needs no privilege.
-const FREE_PORTS: u16 = 1024;
 /// What the server looks for where it is started, unless a configuration says otherwise.
 const KEY_FILE: &str = "server_identity_key.hex";
 const LIST_FILE: &str = "allowed_clients.txt";
@@ -27,22 +25,7 @@ pub const ROLE: Role = Role {
 /// Does what `service` asks for; the exit code.
 #[must_use]
 pub fn service(command: &service::Command, typed: &Arguments) -> u8 {
-    let (mut out, mut err) = (io::stdout(), io::stderr());
-    let done = service::perform(
-        command,
-        ROLE,
-        || wanted(typed),
-        || ensure_files(typed),
-        &mut out,
-        &mut err,
-    );
-    match done {
-        Ok(status) => status.number(),
-        Err(e) => {
-            let _ = writeln!(err, "{e}\n{}", e.code().pointer(ROLE.program));
-            e.exit_code().number()
-        }
-    }
+    service::answer(command, ROLE, || wanted(typed), || ensure_files(typed))
 }
 
 /// The service cannot write to the folder of its configuration; so the key and the list that would lie there are made
@@ -76,9 +59,8 @@ fn wanted(typed: &Arguments) -> Result<Wanted, ServiceError> {
         .map(PathBuf::from)
         .filter(|file| matters && file.exists())
         .collect();
-    let low = |port: u16| port != 0 && port < FREE_PORTS;
-    let low_ports = (config.reverse && low(config.port))
-        || (config.forwards.iter()).any(|forward| low(forward.listen.port()));
+    let low_ports = (config.reverse && service::is_low(config.port))
+        || (config.forwards.iter()).any(|forward| service::is_low(forward.listen.port()));
     Ok(Wanted {
         role: ROLE,
         arguments: arguments(typed),
