@@ -7,10 +7,13 @@
 //!
 //!  More, as long as it helps.
 //! ```
+//!
+//! In the program they are packed.
 
 use std::env;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use super::{Code, lines};
 
@@ -45,12 +48,19 @@ impl Lang {
         language.parse().unwrap_or_default()
     }
 
+    /// The whole text, unpacked when it is asked for first.
     fn catalogue(self) -> &'static str {
-        match self {
-            Self::En => include_str!("en.txt"),
-            Self::Ko => include_str!("ko.txt"),
-            Self::Fr => include_str!("fr.txt"),
-        }
+        static TEXTS: [OnceLock<String>; 3] = [const { OnceLock::new() }; 3];
+        // Packed by build.rs, with the length in front.
+        let packed: &[u8] = match self {
+            Self::En => include_bytes!(concat!(env!("OUT_DIR"), "/en.lz4")),
+            Self::Ko => include_bytes!(concat!(env!("OUT_DIR"), "/ko.lz4")),
+            Self::Fr => include_bytes!(concat!(env!("OUT_DIR"), "/fr.lz4")),
+        };
+        TEXTS[self as usize].get_or_init(|| {
+            let text = lz4::block::decompress(packed, None).expect("as build.rs packed it");
+            String::from_utf8(text).expect("it was text before")
+        })
     }
 }
 
