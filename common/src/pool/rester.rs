@@ -18,7 +18,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mio::{Events, Poll, Registry, Token, Waker};
+#[cfg(unix)]
+use mio::Registry;
+use mio::{Events, Poll, Token, Waker};
 
 use super::Job;
 use super::watch::Watch;
@@ -32,7 +34,7 @@ const EVENTS: usize = 256;
 
 #[derive(Default)]
 struct Shared {
-    /// Registered with the poller, and not yet in its thread's table.
+    /// Not yet in the table of the poller's thread. On Unix the poller knows them already.
     arrivals: Mutex<Vec<(Token, Resting)>>,
     next: AtomicUsize,
     resting: AtomicUsize,
@@ -61,6 +63,7 @@ impl Shared {
 /// The side of everybody else.
 pub(super) struct Rester {
     shared: Arc<Shared>,
+    #[cfg(unix)]
     registry: Registry,
     waker: Arc<Waker>,
 }
@@ -75,6 +78,7 @@ pub(super) struct Run {
 impl Rester {
     pub(super) fn new() -> io::Result<(Self, Run)> {
         let poll = Poll::new()?;
+        #[cfg(unix)]
         let registry = poll.registry().try_clone()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let shared = Arc::new(Shared {
@@ -84,6 +88,7 @@ impl Rester {
         Ok((
             Self {
                 shared: shared.clone(),
+                #[cfg(unix)]
                 registry,
                 waker,
             },
@@ -110,16 +115,24 @@ impl Rester {
             return Err(job);
         }
         let token = self.token();
+        #[cfg(windows)]
+        watch.ring_at_end(self.bell(token));
         arrivals.push((token, Resting { job, watch }));
-        let (_, resting) = arrivals.last_mut().expect("pushed in the line above");
-        if resting.watch.register(&self.registry, token).is_ok() {
-            #[cfg(windows)]
-            resting.watch.ring_at_end(self.bell(token));
-            self.shared.resting.fetch_add(1, Ordering::Relaxed);
-            return Ok(());
+        #[cfg(unix)]
+        {
+            let (_, resting) = arrivals.last_mut().expect("pushed in the line above");
+            if resting.watch.register(&self.registry, token).is_err() {
+                let (_, resting) = arrivals.pop().expect("pushed above, under the same lock");
+                return Err(resting.job);
+            }
         }
-        let (_, resting) = arrivals.pop().expect("pushed above, under the same lock");
-        Err(resting.job)
+        self.shared.resting.fetch_add(1, Ordering::Relaxed);
+        drop(arrivals);
+        // The poller's thread registers it, in `settle`: there a question to the system belongs to the thread that
+        // asks, and workers come and go.
+        #[cfg(windows)]
+        let _ = self.waker.wake();
+        Ok(())
     }
 
     #[cfg(windows)]
@@ -233,6 +246,16 @@ impl Run {
     fn settle(&mut self, wake: &mut impl FnMut(Job)) {
         let arrivals = std::mem::take(&mut *self.shared.arrivals());
         for (token, resting) in arrivals {
+            #[cfg(windows)]
+            let resting = {
+                let mut resting = resting;
+                if resting.watch.register(self.poll.registry(), token).is_err() {
+                    self.forget(resting.watch);
+                    wake(resting.job);
+                    continue;
+                }
+                resting
+            };
             match self.table.entry(token) {
                 Entry::Vacant(place) => {
                     place.insert(resting);
