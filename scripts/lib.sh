@@ -66,12 +66,12 @@ target_directory() {
     cargo metadata --no-deps --locked --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'
 }
 
-# limited SECONDS COMMAND...: ends the command and all it started when it takes longer. A person at a terminal can do
-# that alone, and there Ctrl+C would not reach what `timeout` runs.
+# limited SECONDS COMMAND...: ends the command, and what is in its process group, when it takes longer. A person at a
+# terminal can do that alone, and there Ctrl+C would not reach what `timeout` runs.
 limited() {
     local most=$1
     shift
-    if [ -t 2 ]; then "$@"; else timeout -k 30 "$most" "$@"; fi
+    if { : >/dev/tty; } 2>/dev/null; then "$@"; else timeout -k 30 "$most" "$@"; fi
 }
 
 # wait_for PID LOG TEXT SECONDS: until the log holds the text; fails when the process ends or time is up.
@@ -100,11 +100,11 @@ steps_begin() {
 # table: what the steps so far took and came to.
 table() {
     local i
-    printf '\n%-38s %8s  %s\n' step seconds result
+    printf '\n%-44s %8s  %s\n' step seconds result
     for i in "${!steps[@]}"; do
-        printf '%-38s %8s  %s\n' "${steps[$i]}" "${seconds[$i]}" "${results[$i]}"
+        printf '%-44s %8s  %s\n' "${steps[$i]}" "${seconds[$i]}" "${results[$i]}"
     done
-    printf '%-38s %8s\n' whole "$((SECONDS - started))"
+    printf '%-44s %8s\n' whole "$((SECONDS - started))"
 }
 
 # What a script ends with where this machine cannot have what it needs; it has said what that is.

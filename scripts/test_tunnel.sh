@@ -93,7 +93,7 @@ local_begin() {
     grep -F "$folder" "$folder/certs.out" | grep -F "good until" | sed "s#$folder/##"
     python3 scripts/tunnel_visitor.py echo >"$folder/echo.log" 2>&1 &
     pids[echo]=$!
-    wait_for "the echo service" grep -q "^echo " "$folder/echo.log"
+    wait_until "the echo service" grep -q "^echo " "$folder/echo.log"
     local echo_port
     echo_port=$(sed -n 's/^echo //p' "$folder/echo.log")
     read -r client_port server_port <<<"$(python3 scripts/tunnel_visitor.py ports 2)"
@@ -136,8 +136,8 @@ local_end() {
 
 visit() { python3 scripts/tunnel_visitor.py "$@"; }
 
-# wait_for WHAT COMMAND...: until the command succeeds; up to a minute.
-wait_for() {
+# wait_until WHAT COMMAND...: until the command succeeds; up to a minute.
+wait_until() {
     local what=$1 deadline=$((SECONDS + 60))
     shift
     until "$@" >"$folder/waiting.out" 2>&1; do
@@ -189,7 +189,7 @@ say "1. certificates, an echo service, server and client"
 
 say "2. both say that they are well"
 for service in server client; do
-    wait_for "the $service" "${how}_check" "$service"
+    wait_until "the $service" "${how}_check" "$service"
     sed 's/^/  /' "$folder/waiting.out"
 done
 
@@ -202,7 +202,7 @@ visit half-close "$client_port"
 
 say "5. a stranger without a certificate, at the server's port $server_port"
 visit stranger "$server_port"
-wait_for "the server to say so" said server "shows no certificate"
+wait_until "the server to say so" said server "shows no certificate"
 grep -F "shows no certificate" "$folder/server.said" | tail -n 1 | sed 's/^/  /'
 
 say "6. the server is killed in the middle of a connection, and started again while another one waits"
@@ -210,7 +210,7 @@ if [ "$how" = local ]; then reset=--reset; else reset=''; fi
 # shellcheck disable=SC2086
 python3 scripts/tunnel_visitor.py hold "$client_port" $reset >"$folder/held.out" 2>&1 &
 visitor=$!
-wait_for "a connection to be held" grep -q "^held" "$folder/held.out"
+wait_until "a connection to be held" grep -q "^held" "$folder/held.out"
 "${how}_kill" server
 code=0
 wait "$visitor" || code=$?
@@ -219,14 +219,14 @@ sed '/^held$/d' "$folder/held.out"
 [ "$code" -eq 0 ]
 python3 scripts/tunnel_visitor.py message "$client_port" >"$folder/waited.out" 2>&1 &
 visitor=$!
-wait_for "the client to miss the server" said client "next try in"
+wait_until "the client to miss the server" said client "next try in"
 "${how}_start" server
 wait "$visitor" || { cat "$folder/waited.out"; exit 1; }
 visitor=''
 cat "$folder/waited.out"
 
 say "7. what the logs say about it"
-wait_for "the statistics of a connection" said server "connection ended forward=default"
+wait_until "the statistics of a connection" said server "connection ended forward=default"
 # As far as the line begins: the engine may put the container's name in front.
 for service in server client; do
     "${how}_log" "$service" >"$folder/$service.said" 2>&1

@@ -37,6 +37,8 @@ use socket2::SockRef;
 
 use crate::wire::DATA_PAYLOAD_MAX;
 
+#[cfg(windows)]
+pub(crate) use socket::Bell;
 pub use socket::Socket;
 
 /// Performance: how long a direction must be silent before it gives its thread back. Long enough

@@ -50,7 +50,8 @@ impl Lang {
 
     /// The whole text, unpacked when it is asked for first.
     fn catalogue(self) -> &'static str {
-        static TEXTS: [OnceLock<String>; 3] = [const { OnceLock::new() }; 3];
+        static TEXTS: [OnceLock<String>; Lang::ALL.len()] =
+            [const { OnceLock::new() }; Lang::ALL.len()];
         // Packed by build.rs, with the length in front.
         let packed: &[u8] = match self {
             Self::En => include_bytes!(concat!(env!("OUT_DIR"), "/en.lz4")),

@@ -53,8 +53,9 @@ pub struct Socket {
     hung_up: AtomicBool,
 }
 
+/// What tells a poller of an end that we make.
 #[cfg(windows)]
-type Bell = Box<dyn Fn() + Send>;
+pub(crate) type Bell = Box<dyn Fn() + Send>;
 
 impl Socket {
     /// Takes a connected stream and gives it the mode of this system, without Nagle's delay. Patient reads give

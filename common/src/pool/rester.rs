@@ -105,34 +105,38 @@ impl Rester {
     }
 
     /// Keeps `job` until `socket` is readable. Gives it back when the poller does not take it.
+    ///
+    /// On Windows the poller's thread registers it, in [`Run::settle`]: there a question to the system belongs to the
+    /// thread that asks, and is lost with it, and workers come and go.
     pub(super) fn rest(&self, job: Job, socket: Arc<Socket>) -> Result<(), Job> {
         let Ok(watch) = Watch::new(socket) else {
             return Err(job);
         };
-        // Both under the lock: the event may come before register returns, and must find the job.
+        // All under the lock: whatever wakes the poller, it must find the job.
         let mut arrivals = self.shared.arrivals();
         if self.shared.stopped.load(Ordering::Acquire) {
             return Err(job);
         }
         let token = self.token();
-        #[cfg(windows)]
-        watch.ring_at_end(self.bell(token));
         arrivals.push((token, Resting { job, watch }));
-        #[cfg(unix)]
-        {
-            let (_, resting) = arrivals.last_mut().expect("pushed in the line above");
-            if resting.watch.register(&self.registry, token).is_err() {
-                let (_, resting) = arrivals.pop().expect("pushed above, under the same lock");
-                return Err(resting.job);
-            }
+        let (_, resting) = arrivals.last_mut().expect("pushed in the line above");
+        if self.announce(token, &mut resting.watch).is_ok() {
+            self.shared.resting.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
         }
-        self.shared.resting.fetch_add(1, Ordering::Relaxed);
-        drop(arrivals);
-        // The poller's thread registers it, in `settle`: there a question to the system belongs to the thread that
-        // asks, and workers come and go.
-        #[cfg(windows)]
-        let _ = self.waker.wake();
-        Ok(())
+        let (_, resting) = arrivals.pop().expect("pushed above, under the same lock");
+        Err(resting.job)
+    }
+
+    #[cfg(unix)]
+    fn announce(&self, token: Token, watch: &mut Watch) -> io::Result<()> {
+        watch.register(&self.registry, token)
+    }
+
+    #[cfg(windows)]
+    fn announce(&self, token: Token, watch: &mut Watch) -> io::Result<()> {
+        watch.ring_at_end(Some(Box::new(self.bell(token))));
+        self.waker.wake().inspect_err(|_| watch.ring_at_end(None))
     }
 
     #[cfg(windows)]
@@ -198,10 +202,6 @@ impl Run {
         }
         if let Some(resting) = self.table.get(&event.token()) {
             resting.watch.mark_lost();
-        } else if let Some((_, resting)) =
-            (self.shared.arrivals().iter()).find(|(token, _)| *token == event.token())
-        {
-            resting.watch.mark_lost();
         }
     }
 
@@ -247,14 +247,8 @@ impl Run {
         let arrivals = std::mem::take(&mut *self.shared.arrivals());
         for (token, resting) in arrivals {
             #[cfg(windows)]
-            let resting = {
-                let mut resting = resting;
-                if resting.watch.register(self.poll.registry(), token).is_err() {
-                    self.forget(resting.watch);
-                    wake(resting.job);
-                    continue;
-                }
-                resting
+            let Some(resting) = self.register(token, resting, wake) else {
+                continue;
             };
             match self.table.entry(token) {
                 Entry::Vacant(place) => {
@@ -266,6 +260,25 @@ impl Run {
                 }
             }
         }
+    }
+
+    /// `None` where the system has no room for it: a pump goes on in a worker, which waits by itself; for anybody else the
+    /// connection is over. What it refuses later, in the poll, ends everybody's rest, as any error of the poller does.
+    #[cfg(windows)]
+    fn register(
+        &mut self,
+        token: Token,
+        mut resting: Resting,
+        wake: &mut impl FnMut(Job),
+    ) -> Option<Resting> {
+        if resting.watch.register(self.poll.registry(), token).is_ok() {
+            return Some(resting);
+        }
+        self.forget(resting.watch);
+        if let job @ Job::Pump(_) = resting.job {
+            wake(job);
+        }
+        None
     }
 
     /// The watch goes here and now: where it has a handle of its own, that must not be what keeps a connection open

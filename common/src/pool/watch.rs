@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use mio::{Interest, Registry, Token};
 
+#[cfg(windows)]
+use crate::duplex::Bell;
 use crate::duplex::Socket;
 
 /// A duplex's socket in a poller, which tells when there is something to read.
@@ -67,9 +69,9 @@ impl Watch {
         registry.register(&mut self.handle, token, Interest::READABLE)
     }
 
-    /// Calls `bell` when the socket is ended from our side, which the poller is not told.
-    pub(super) fn ring_at_end(&self, bell: impl Fn() + Send + 'static) {
-        self.socket.ring_at_end(Some(Box::new(bell)));
+    /// Calls `bell` when the socket is ended from our side, which the poller is not told; `None` takes it back.
+    pub(super) fn ring_at_end(&self, bell: Option<Bell>) {
+        self.socket.ring_at_end(bell);
     }
 
     /// Passes on that the poller was told of a reset.
