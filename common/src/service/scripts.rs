@@ -49,7 +49,7 @@ pub(super) fn openrc(spec: &Spec) -> String {
         ));
     }
     let capabilities = if spec.low_ports {
-        "# Ports below 1024 (OpenRC 0.45 or later).\ncapabilities=\"^cap_net_bind_service\"\n"
+        "# Ports below 1024 (OpenRC 0.45 or later, built with libcap).\ncapabilities=\"^cap_net_bind_service\"\n"
     } else {
         ""
     };
@@ -74,8 +74,6 @@ error_log=/dev/null
 respawn_delay=3
 respawn_max=0
 retry=TERM/{stop}/KILL/5
-rc_ulimit=\"-n {OPEN_FILES}\"
-no_new_privs=yes
 {capabilities}extra_started_commands=\"reload\"
 
 depend() {{
@@ -85,7 +83,13 @@ depend() {{
 }}
 
 start_pre() {{
-{prepared}}}
+{prepared}\t# With rc_ulimit a system that allows fewer would not start it at all.
+\tulimit -n {OPEN_FILES} 2>/dev/null || ulimit -n \"$(ulimit -H -n)\"
+\t# Some versions hand no_new_privs=yes to their supervisor as an option that it does not know, and older ones have none.
+\tif supervise-daemon \"$RC_SVCNAME\" --help 2>&1 | grep -q -e --no-new-privs; then
+\t\tsupervise_daemon_args=--no-new-privs
+\tfi
+}}
 
 reload() {{
 \tebegin \"Opening the log file of $RC_SVCNAME anew\"
