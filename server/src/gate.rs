@@ -8,7 +8,7 @@
 //!
 //! Someone who sends a hello at once passes even through a flood of silent connections, because
 //! room is made at the cost of those who said nothing for longest. Addresses with an authenticated
-//! session are *known*: their data channels come in bursts, only the total bound holds for them, and
+//! session, or with one until a moment ago, are *known*: their data channels come in bursts, only the total bound holds for them, and
 //! strangers from elsewhere make room before they do, however many there are.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -98,7 +98,7 @@ impl Gate {
         }
     }
 
-    /// A connection of `address` has been accepted. `known`: a session of that party is live.
+    /// A connection of `address` has been accepted. `known`: a session of that party is live, or was a moment ago.
     pub(crate) fn knock(&mut self, address: IpAddr, known: bool, now: Instant) -> Knock {
         let party = party(address);
         if !known {

@@ -209,7 +209,7 @@ impl EventLoop {
         for tunnel in self.registry.tokens(id, |_| true) {
             self.close_tunnel(tunnel);
         }
-        let Some(mut session) = self.sessions.remove(id) else {
+        let Some(mut session) = self.sessions.remove(id, self.now) else {
             return;
         };
         self.slots.remove(session.token);

@@ -76,7 +76,7 @@ impl EventLoop {
     }
 
     fn knock(&mut self, mut stream: TcpStream, address: SocketAddr) {
-        let known = self.sessions.has_session_from(address.ip());
+        let known = self.sessions.knows(address.ip(), self.now);
         match self.gate.knock(address.ip(), known, self.now) {
             Knock::Enter => {}
             Knock::EnterFor(oldest) => {
