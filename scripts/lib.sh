@@ -66,6 +66,19 @@ target_directory() {
     cargo metadata --no-deps --locked --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'
 }
 
+# cross_compilers: tells cargo what compiles and links for the targets that are not this machine.
+cross_compilers() {
+    local target compiler archiver name
+    while read -r target compiler archiver; do
+        name=${target//-/_}
+        export "CARGO_TARGET_${name^^}_LINKER=$compiler" "CC_$name=$compiler" "AR_$name=$archiver"
+    done <<'END'
+aarch64-unknown-linux-gnu aarch64-linux-gnu-gcc aarch64-linux-gnu-ar
+armv7-unknown-linux-gnueabihf arm-linux-gnueabihf-gcc arm-linux-gnueabihf-ar
+x86_64-pc-windows-gnu x86_64-w64-mingw32-gcc-posix x86_64-w64-mingw32-ar
+END
+}
+
 # limited SECONDS COMMAND...: ends the command, and what is in its process group, when it takes longer. A person at a
 # terminal can do that alone, and there Ctrl+C would not reach what `timeout` runs.
 limited() {
@@ -108,7 +121,6 @@ table() {
 }
 
 # What a script ends with where this machine cannot have what it needs; it has said what that is.
-# shellcheck disable=SC2034
 readonly CANNOT_BE_TRIED=77
 
 # step NAME COMMAND...: run, time, remember. A failed step does not hide what the later ones have to say. A function
