@@ -381,6 +381,32 @@ fn thousands_of_silent_strangers_do_not_keep_a_client_out() {
 }
 
 #[test]
+fn a_client_that_lost_its_session_is_no_stranger() {
+    let service = Service::echo();
+    let world = World::new();
+    // Three at first, then one a second: a client that is started again and again would soon be refused.
+    let server = world
+        .server()
+        .arguments(&[])
+        .set("limits.handshakes_per_second_per_address", 1)
+        .start();
+    let port = free_port();
+    for n in 1..=8 {
+        let mut client = world
+            .client(server.port)
+            .tunnel("t", port, service.port())
+            .start();
+        client.port_of("t");
+        client.program.kill();
+        eventually(PATIENCE, "the session to end", || {
+            (server.log.count(0, "Session ended: ") == n).then_some(())
+        });
+    }
+    assert_eq!(server.log.count(0, "too many connection attempts"), 0);
+    assert_eq!(server.log.count(0, "Client connected: "), 8);
+}
+
+#[test]
 fn a_flood_of_garbage_costs_little() {
     let _alone = alone();
     let world = World::new();

@@ -8,8 +8,9 @@
 //!
 //! Someone who sends a hello at once passes even through a flood of silent connections, because
 //! room is made at the cost of those who said nothing for longest. Addresses with an authenticated
-//! session, or with one until a moment ago, are *known*: their data channels come in bursts, only the total bound holds for them, and
-//! strangers from elsewhere make room before they do, however many there are.
+//! session are *known*: their data channels come in bursts, only the total bound holds for them, and
+//! strangers from elsewhere make room before they do, however many there are. Addresses whose session
+//! has just been lost are *expected*: they may try as often, but wait among the strangers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
@@ -98,10 +99,11 @@ impl Gate {
         }
     }
 
-    /// A connection of `address` has been accepted. `known`: a session of that party is live, or was a moment ago.
-    pub(crate) fn knock(&mut self, address: IpAddr, known: bool, now: Instant) -> Knock {
+    /// A connection of `address` has been accepted. `expected`: a session of that party is live, or was
+    /// until a moment ago.
+    pub(crate) fn knock(&mut self, address: IpAddr, expected: bool, now: Instant) -> Knock {
         let party = party(address);
-        if !known {
+        if !expected {
             if !self.may_try(party, now) {
                 return Knock::Refuse;
             }
@@ -143,7 +145,7 @@ impl Gate {
         bucket.take(rate, now)
     }
 
-    /// It waits now, under this token.
+    /// It waits now, under this token. `known`: a session of that party is live.
     pub(crate) fn enter(&mut self, token: Token, address: IpAddr, known: bool) {
         let party = party(address);
         self.count += 1;
@@ -186,6 +188,40 @@ impl Gate {
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.pending.len()
+    }
+}
+
+/// How long an address is expected back after its last session was lost.
+const EXPECTED_FOR: Duration = Duration::from_secs(60);
+/// Performance: addresses that are expected at a time.
+const EXPECTED_MAX: usize = 1024;
+
+/// Where sessions were lost a moment ago: a client that comes back must not share its attempts with
+/// strangers of the same address. Bounded: past that, whoever has been away for longest is forgotten.
+#[derive(Default)]
+pub(crate) struct Expected {
+    lost: HashMap<IpAddr, Instant>,
+}
+
+impl Expected {
+    /// The last session of this address's party was lost.
+    pub(crate) fn lost(&mut self, address: IpAddr, now: Instant) {
+        self.lost
+            .retain(|_, at| now.saturating_duration_since(*at) < EXPECTED_FOR);
+        let party = party(address);
+        if self.lost.len() >= EXPECTED_MAX && !self.lost.contains_key(&party) {
+            let longest = self.lost.iter().min_by_key(|(_, at)| **at);
+            if let Some(longest) = longest.map(|(party, _)| *party) {
+                self.lost.remove(&longest);
+            }
+        }
+        self.lost.insert(party, now);
+    }
+
+    /// Whether this address's party lost its last session a moment ago.
+    pub(crate) fn knows(&self, address: IpAddr, now: Instant) -> bool {
+        let lost = self.lost.get(&party(address));
+        lost.is_some_and(|at| now.saturating_duration_since(*at) < EXPECTED_FOR)
     }
 }
 
@@ -342,6 +378,63 @@ mod tests {
         assert_eq!(party(a), party(b));
         assert_ne!(party(a), party(c));
         assert_eq!(party(mapped), address(1));
+    }
+
+    #[test]
+    fn the_expected_try_as_often_as_they_like_and_still_make_room() {
+        let now = Instant::now();
+        let mut gate = Gate::new(2, 1, Some(1));
+        gate.enter(Token(1), address(1), true);
+        for token in 2..100 {
+            if let Knock::EnterFor(old) = gate.knock(address(2), true, now) {
+                gate.leave(old);
+            }
+            gate.enter(Token(token), address(2), false);
+        }
+        assert_eq!(
+            gate.oldest(),
+            Some(Token(99)),
+            "they made room, Token(1) did not"
+        );
+    }
+
+    #[test]
+    fn a_lost_session_is_expected_back_for_a_bounded_while() {
+        let start = Instant::now();
+        let second = |n| start + Duration::from_secs(n);
+        let mut expected = Expected::default();
+        assert!(!expected.knows(address(1), start));
+        expected.lost(address(1), start);
+        assert!(expected.knows(address(1), second(59)));
+        assert!(!expected.knows(address(2), second(59)));
+        assert!(!expected.knows(address(1), second(60)));
+        // Lost again: from then on.
+        expected.lost(address(1), second(30));
+        assert!(expected.knows(address(1), second(89)));
+        assert!(!expected.knows(address(1), second(90)));
+        let a = "2001:db8:1:2:3::1".parse().unwrap();
+        let b = "2001:db8:1:2:ffff::9".parse().unwrap();
+        expected.lost(a, second(30));
+        assert!(expected.knows(b, second(31)), "the same /64");
+    }
+
+    #[test]
+    fn losing_sessions_everywhere_fills_no_memory() {
+        let start = Instant::now();
+        let mut expected = Expected::default();
+        let from = |n: u32| IpAddr::from((0x0A00_0000 + n).to_be_bytes());
+        let at = |n: u32| start + Duration::from_millis(n.into());
+        let most = EXPECTED_MAX as u32;
+        for n in 0..3 * most {
+            expected.lost(from(n), at(n));
+            // This one is lost again and again, and stays.
+            expected.lost(from(0), at(n));
+        }
+        assert_eq!(expected.lost.len(), EXPECTED_MAX);
+        let now = at(3 * most);
+        assert!(expected.knows(from(0), now));
+        assert!(expected.knows(from(3 * most - 1), now));
+        assert!(!expected.knows(from(1), now), "away for longest");
     }
 
     #[test]

@@ -41,6 +41,15 @@ const PARTING: Duration = Duration::from_secs(2);
 /// How long inherited tunnels stay open for the new session to claim them (E8).
 const INHERITED: Duration = Duration::from_secs(10);
 
+/// Whether a session that ends for this reason leaves a client who will be back at the same address.
+/// One whose key was removed, who broke the protocol or who is elsewhere now gets no favour there.
+fn comes_back(reason: Reason) -> bool {
+    !matches!(
+        reason,
+        Reason::NotAdmitted | Reason::Protocol | Reason::Replaced
+    )
+}
+
 impl EventLoop {
     /// A first frame that is not DataConnReady makes a control channel (T1, T2).
     pub(super) fn become_session(&mut self, token: Token, first: Result<Message, Malformed>) {
@@ -209,7 +218,10 @@ impl EventLoop {
         for tunnel in self.registry.tokens(id, |_| true) {
             self.close_tunnel(tunnel);
         }
-        let Some(mut session) = self.sessions.remove(id, self.now) else {
+        let expected = goodbye
+            .is_none_or(|(reason, _)| comes_back(reason))
+            .then_some(self.now);
+        let Some(mut session) = self.sessions.remove(id, expected) else {
             return;
         };
         self.slots.remove(session.token);
@@ -418,6 +430,24 @@ impl EventLoop {
     pub(super) fn inherited_due(&mut self, id: SessionId) {
         for token in self.registry.tokens(id, |tunnel| tunnel.inherited) {
             self.close_tunnel(token);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_lost_the_session_comes_back_and_who_lost_the_right_does_not() {
+        for (reason, back) in [
+            (Reason::Silent, true),
+            (Reason::Limit, true),
+            (Reason::NotAdmitted, false),
+            (Reason::Protocol, false),
+            (Reason::Replaced, false),
+        ] {
+            assert_eq!(comes_back(reason), back, "{reason:?}");
         }
     }
 }

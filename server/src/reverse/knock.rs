@@ -76,8 +76,9 @@ impl EventLoop {
     }
 
     fn knock(&mut self, mut stream: TcpStream, address: SocketAddr) {
-        let known = self.sessions.knows(address.ip(), self.now);
-        match self.gate.knock(address.ip(), known, self.now) {
+        let known = self.sessions.knows(address.ip());
+        let expected = known || self.sessions.expects(address.ip(), self.now);
+        match self.gate.knock(address.ip(), expected, self.now) {
             Knock::Enter => {}
             Knock::EnterFor(oldest) => {
                 self.strange(

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use minitcptunnel_common::evloop::DeadlineKey;
 use minitcptunnel_common::id::SessionId;
@@ -21,7 +21,7 @@ use mio::Token;
 use mio::net::TcpStream;
 
 use super::spares::SpareList;
-use crate::gate::party;
+use crate::gate::{Expected, party};
 
 /// One authenticated control channel.
 pub(super) struct Session {
@@ -141,12 +141,6 @@ impl Parting {
     }
 }
 
-/// How long an address stays known after its last session has ended: its client is about to come back, and must not
-/// share its attempts with strangers who have the same address.
-const KNOWN_FOR: Duration = Duration::from_secs(60);
-/// Addresses that are remembered so at a time.
-const KNOWN_MAX: usize = 1024;
-
 /// The sessions, and the channels of each identity that have no purpose yet.
 pub(super) struct ControlSessionManager {
     max: usize,
@@ -154,8 +148,7 @@ pub(super) struct ControlSessionManager {
     sessions: HashMap<SessionId, Session>,
     by_identity: HashMap<[u8; 32], SessionId>,
     parties: HashMap<IpAddr, usize>,
-    /// Where the last session has ended, and when.
-    left: HashMap<IpAddr, Instant>,
+    expected: Expected,
     /// With each: whether it came from where its identity's session comes from.
     fresh: HashMap<[u8; 32], BTreeMap<Token, bool>>,
 }
@@ -168,7 +161,7 @@ impl ControlSessionManager {
             sessions: HashMap::new(),
             by_identity: HashMap::new(),
             parties: HashMap::new(),
-            left: HashMap::new(),
+            expected: Expected::default(),
             fresh: HashMap::new(),
         }
     }
@@ -207,12 +200,14 @@ impl ControlSessionManager {
         self.sessions.is_empty() && self.fresh.is_empty()
     }
 
-    /// Whether a session of this address's party is live, or was a moment ago.
-    pub(super) fn knows(&self, address: IpAddr, now: Instant) -> bool {
-        let party = party(address);
-        let left = self.left.get(&party);
-        self.parties.contains_key(&party)
-            || left.is_some_and(|at| now.saturating_duration_since(*at) < KNOWN_FOR)
+    /// Whether a session of this address's party is live.
+    pub(super) fn knows(&self, address: IpAddr) -> bool {
+        self.parties.contains_key(&party(address))
+    }
+
+    /// Whether this address's party lost its last session a moment ago.
+    pub(super) fn expects(&self, address: IpAddr, now: Instant) -> bool {
+        self.expected.knows(address, now)
     }
 
     /// A channel of this identity has done its handshake. Returns the oldest of those from `home` when
@@ -260,17 +255,17 @@ impl ControlSessionManager {
         self.sessions.insert(session.id, session);
     }
 
-    pub(super) fn remove(&mut self, id: SessionId, now: Instant) -> Option<Session> {
+    /// `expected`: when the client is expected to come back, the present time.
+    pub(super) fn remove(&mut self, id: SessionId, expected: Option<Instant>) -> Option<Session> {
         let session = self.sessions.remove(&id)?;
-        let party = party(session.address.ip());
+        let address = session.address.ip();
+        let party = party(address);
         if let Some(count) = self.parties.get_mut(&party) {
             *count -= 1;
             if *count == 0 {
                 self.parties.remove(&party);
-                self.left
-                    .retain(|_, at| now.saturating_duration_since(*at) < KNOWN_FOR);
-                if self.left.len() < KNOWN_MAX {
-                    self.left.insert(party, now);
+                if let Some(now) = expected {
+                    self.expected.lost(address, now);
                 }
             }
         }
