@@ -66,12 +66,19 @@ target_directory() {
     cargo metadata --no-deps --locked --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'
 }
 
-# cross_compilers: tells cargo what compiles and links for the targets that are not this machine.
+# host: the target that is this machine.
+host() { rustc -vV | sed -n 's/^host: //p'; }
+
+# cross_compilers: tells cargo what compiles and links for the targets that are not this machine. What is set already
+# stays.
 cross_compilers() {
-    local target compiler archiver name
+    local target compiler archiver name here
+    here=$(host)
     while read -r target compiler archiver; do
+        [ "$target" != "$here" ] || continue
         name=${target//-/_}
-        export "CARGO_TARGET_${name^^}_LINKER=$compiler" "CC_$name=$compiler" "AR_$name=$archiver"
+        local linker=CARGO_TARGET_${name^^}_LINKER cc=CC_$name ar=AR_$name
+        export "$linker=${!linker:-$compiler}" "$cc=${!cc:-$compiler}" "$ar=${!ar:-$archiver}"
     done <<'END'
 aarch64-unknown-linux-gnu aarch64-linux-gnu-gcc aarch64-linux-gnu-ar
 armv7-unknown-linux-gnueabihf arm-linux-gnueabihf-gcc arm-linux-gnueabihf-ar

@@ -228,7 +228,8 @@ impl Pool {
     }
 
     /// Runs `task` on a worker once `socket` is readable, has ended or was aborted; until then it costs
-    /// no thread. The task is dropped unrun when the pool goes, or when there is no thread for it.
+    /// no thread. The task is dropped unrun when the pool goes, when there is no thread for it, or when the system
+    /// has no room to watch one more (which Windows says only after this has returned).
     pub fn when_readable(
         &self,
         socket: Arc<Socket>,
@@ -239,7 +240,8 @@ impl Pool {
     }
 
     /// As [`when_readable`](Self::when_readable), but `note` is run in the thread that everybody rests with: it
-    /// must neither block nor take long. For telling somebody else.
+    /// must neither block nor take long. For telling somebody else. Dropped unrun as
+    /// there.
     pub fn note_readable(
         &self,
         socket: Arc<Socket>,

@@ -262,8 +262,9 @@ impl Run {
         }
     }
 
-    /// `None` where the system has no room for it: a pump goes on in a worker, which waits by itself; for anybody else the
-    /// connection is over. What it refuses later, in the poll, ends everybody's rest, as any error of the poller does.
+    /// `None` where the system has no room for it: a pump goes on in a worker, which waits itself and then asks here
+    /// again; for anybody else the connection is over. What the system refuses later, in the poll, ends everybody's
+    /// rest, as any error of the poller does.
     #[cfg(windows)]
     fn register(
         &mut self,

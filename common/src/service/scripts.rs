@@ -44,7 +44,7 @@ pub(super) fn openrc(spec: &Spec) -> String {
     let mut prepared = String::new();
     for (folder, mode) in folders(spec) {
         prepared.push_str(&format!(
-            "\tcheckpath --directory --mode {mode} --owner {user} {}\n",
+            "\tcheckpath --directory --mode {mode} --owner {user} {} || return 1\n",
             quoted(folder)
         ));
     }
@@ -87,7 +87,7 @@ start_pre() {{
 \tulimit -n {OPEN_FILES} 2>/dev/null || ulimit -n \"$(ulimit -H -n)\"
 \t# Some versions hand no_new_privs=yes to their supervisor as an option that it does not know, and older ones have none.
 \tif supervise-daemon \"$RC_SVCNAME\" --help 2>&1 | grep -q -e --no-new-privs; then
-\t\tsupervise_daemon_args=--no-new-privs
+\t\tsupervise_daemon_args=\"${{supervise_daemon_args:-}} --no-new-privs\"
 \tfi
 }}
 
