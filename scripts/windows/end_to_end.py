@@ -50,25 +50,35 @@ def until(what, condition, patience=PATIENCE):
 
 
 class Log:
-    """A file that a program writes its log into, looked at while it does."""
+    """A file that a program writes its log into, looked at while it does. Behind those it had before, if it is rotated."""
 
     def __init__(self, path):
         self.path = path
 
+    def files(self):
+        """NSSM calls an old one NAME-TIME.log. The youngest is the last."""
+        return [*sorted(self.path.parent.glob(f"{self.path.stem}-*{self.path.suffix}")), *([self.path] if self.path.exists() else [])]
+
     def text(self):
-        # Strictly: what is not UTF-8 ends the run.
-        return self.path.read_bytes().decode("utf-8") if self.path.exists() else ""
+        for _ in range(10):
+            with contextlib.suppress(FileNotFoundError):
+                files = self.files()
+                text = b"".join(file.read_bytes() for file in files)
+                # Else one was moved meanwhile, and something may be there twice.
+                if files == self.files():
+                    # Strictly: what is not UTF-8 ends the run.
+                    return text.decode("utf-8")
+        sys.exit(f"{self.path} is moved all the time")
 
     def wait(self, pattern, times=1):
         found = until(f"{pattern!r} in {self.path}", lambda: (f if len(f := re.findall(pattern, self.text())) >= times else None))
         return found[-1]
 
     def check(self):
-        text = self.text()
+        # Of all files together: NSSM may begin a new one within a line, and just be at it.
+        text = until(f"a line's end in {self.path}", lambda: (text if (text := self.text()).endswith("\n") else None))
         if "\x1b" in text or "\r" in text:
             sys.exit(f"{self.path} has colours or carriage returns")
-        if not text.endswith("\n"):
-            sys.exit(f"{self.path} ends within a line: {text[-80:]!r}")
         if bad := [line for line in text.splitlines() if not LINE.fullmatch(line)]:
             sys.exit(f"{self.path} has lines that are none: {bad[:3]}")
         return len(text.splitlines())
@@ -402,10 +412,22 @@ def nssm(target, quick):
         totals = log.wait("Server stopped: .*")
         say(f"stopped by NSSM's Ctrl+C in {time.monotonic() - began:.1f} s: {totals}")
 
+        # From here on NSSM reads what the program says through a pipe, and begins new files under way.
+        for name, value in (("AppRotateFiles", "1"), ("AppRotateOnline", "1"), ("AppRotateBytes", "4096")):
+            run("set", SERVICE, name, value)
         run("start", SERVICE)
         log.wait("Control Server listening on", 2)
         ready(public)
-        say("started again; the client came back, traffic goes through")
+        say("started again, with rotation by NSSM; the client came back, traffic goes through")
+        count, visit = 200 if quick else 1000, "New public connection from"
+        files, visits = len(log.files()), log.text().count(visit)
+        for _ in range(count):
+            with socket.create_connection(("127.0.0.1", public)):
+                pass
+        log.wait(visit, visits + count)
+        if len(log.files()) < files + 2:
+            sys.exit("NSSM began no new files")
+        say(f"{count} visitors, each with its line; {log.check()} whole lines in {len(log.files())} files")
 
         (victim,) = until("the process of the service", lambda: list(processes(folder)))
         began = time.monotonic()
