@@ -25,6 +25,8 @@ mod windows;
 mod tests;
 
 pub use command::{Command, Target, answer, run};
+#[cfg(windows)]
+pub(crate) use command::{Status, status_on_windows};
 pub use error::ServiceError;
 pub use manager::Manager;
 pub use spec::{CONFIG, How, Role, Use, Wanted, is_low};

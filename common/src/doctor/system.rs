@@ -1,5 +1,6 @@
 //! The machine: its clock, its limits, who starts the program.
 
+#[cfg(any(not(windows), test))]
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -8,6 +9,8 @@ use crate::capacity::Capacity;
 use crate::codes::Code;
 use crate::pki::date;
 use crate::resources;
+#[cfg(any(not(windows), test))]
+use crate::service::Manager;
 
 const DAY: u64 = 24 * 60 * 60;
 /// A clock before this program was written is wrong: 2026-01-01, in days since 1970.
@@ -124,42 +127,45 @@ fn memory_of(budget: usize, all: Option<u64>, available: Option<u64>) -> Finding
     }
 }
 
-/// Who starts programs here, and whether it knows ours.
+/// Who starts programs here, and whether it knows ours, by the name that `service install` gives it.
 #[must_use]
 pub fn service(program: &str) -> Finding {
-    if cfg!(windows) {
-        let what = "Windows: `sc query` and `nssm status` tell whether it is installed";
-        return Finding::note("service", None, what);
-    }
+    #[cfg(windows)]
+    return service_on_windows(program);
+    #[cfg(not(windows))]
     service_in(Path::new("/"), program)
 }
 
+#[cfg(windows)]
+fn service_on_windows(program: &str) -> Finding {
+    const CHECK: &str = "service";
+    use crate::service::Status;
+    match crate::service::status_on_windows(program) {
+        Ok(Status::Fine) => Finding::ok(CHECK, format!("Windows has {program}, and it runs")),
+        Ok(Status::Stopped) => Finding::note(
+            CHECK,
+            None,
+            format!("Windows has {program}, but it does not run"),
+        ),
+        Ok(Status::NotInstalled) => Finding::note(
+            CHECK,
+            Code::NOT_A_SERVICE,
+            format!("Windows has no service {program}; one of another name is not looked for"),
+        ),
+        Err(e) => Finding::note(CHECK, None, e.to_string()),
+    }
+}
+
+#[cfg(any(not(windows), test))]
 fn service_in(root: &Path, program: &str) -> Finding {
     const CHECK: &str = "service";
-    let unit = |folder: &str, end: &str| (folder.to_owned(), format!("{program}{end}"));
-    let managers = [
-        ("systemd", "run/systemd/system"),
-        ("OpenRC", "run/openrc"),
-        ("procd", "sbin/procd"),
-        ("SysV init", "etc/init.d"),
-    ];
-    let there = |path: &str| root.join(path).exists();
-    let Some((manager, _)) = managers.into_iter().find(|(_, sign)| there(sign)) else {
+    let Some(manager) = Manager::detect_under(root) else {
         let what =
             "no service manager is seen, as in a container; whoever starts the program restarts it";
         return Finding::note(CHECK, Code::NOT_A_SERVICE, what);
     };
-    let places = match manager {
-        "systemd" => vec![
-            unit("etc/systemd/system", ".service"),
-            unit("usr/lib/systemd/system", ".service"),
-            unit("lib/systemd/system", ".service"),
-            unit("usr/local/lib/systemd/system", ".service"),
-        ],
-        _ => vec![unit("etc/init.d", "")],
-    };
-    let found = (places.iter())
-        .map(|(folder, name)| root.join(folder).join(name))
+    let found = (manager.files(program).iter())
+        .map(|file| root.join(file.trim_start_matches('/')))
         .find(|file| file.exists());
     match found {
         Some(file) => Finding::ok(CHECK, format!("{manager} has it: {}", file.display())),
@@ -261,6 +267,17 @@ mod tests {
         .unwrap();
         assert!(look().what.starts_with("systemd has it"), "{:?}", look());
         assert_eq!(look().level, Level::Ok);
+    }
+
+    #[cfg(windows)]
+    #[test]
+    fn windows_is_asked_for_the_service() {
+        let found = service("minitcptunnel-nobody");
+        assert_eq!(found.code, Some(Code::NOT_A_SERVICE), "{found:?}");
+        // One that every Windows has, and wine too.
+        let found = service("eventlog");
+        assert!(found.what.contains("Windows has eventlog"), "{found:?}");
+        assert_eq!(found.code, None, "{found:?}");
     }
 
     #[test]

@@ -117,7 +117,7 @@ impl Target {
 
 /// How a command that succeeded ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Status {
+pub(crate) enum Status {
     /// As asked; of `status`: it runs.
     Fine,
     /// Of `status`: it does not run.
@@ -335,6 +335,22 @@ fn is_installed(way: &Way, name: &str) -> bool {
         }
         _ => false,
     }
+}
+
+/// Of `doctor`: how the service stands with the manager of Windows, which has no files to look for.
+#[cfg(windows)]
+pub(crate) fn status_on_windows(name: &str) -> Result<Status, ServiceError> {
+    let way = Way {
+        manager: Manager::Windows,
+        print: false,
+        force: false,
+        root: None,
+    };
+    if !is_installed(&way, name) {
+        return Ok(Status::NotInstalled);
+    }
+    let (runs, _) = runs(&way, name)?;
+    Ok(if runs { Status::Fine } else { Status::Stopped })
 }
 
 fn installed(way: &Way, name: &str) -> Result<(), ServiceError> {

@@ -33,7 +33,7 @@ impl Manager {
     }
 
     /// The most telling sign first: a machine with systemd has `/etc/init.d`, too.
-    pub(super) fn detect_under(root: &Path) -> Option<Self> {
+    pub(crate) fn detect_under(root: &Path) -> Option<Self> {
         let is_there = |path: &str| root.join(path).exists();
         if is_there("run/systemd/system") {
             Some(Self::Systemd)
@@ -45,6 +45,17 @@ impl Manager {
             Some(Self::Sysv)
         } else {
             None
+        }
+    }
+
+    /// The files that can make a service known to it: ours, then where a packager would put it. None on Windows.
+    pub(crate) fn files(self, name: &str) -> Vec<String> {
+        match self {
+            Self::Systemd => ["/etc", "/usr/local/lib", "/usr/lib", "/lib"]
+                .map(|folder| format!("{folder}/systemd/system/{name}.service"))
+                .into(),
+            Self::Openrc | Self::Procd | Self::Sysv => vec![format!("/etc/init.d/{name}")],
+            Self::Windows | Self::Nssm => Vec::new(),
         }
     }
 

@@ -42,11 +42,7 @@ fn words(line: &str) -> Vec<String> {
 
 /// The file that makes a service known to its manager.
 pub(super) fn file(manager: Manager, name: &str) -> Option<String> {
-    match manager {
-        Manager::Systemd => Some(format!("/etc/systemd/system/{name}.service")),
-        Manager::Openrc | Manager::Procd | Manager::Sysv => Some(format!("/etc/init.d/{name}")),
-        Manager::Windows | Manager::Nssm => None,
-    }
+    manager.files(name).into_iter().next()
 }
 
 /// What `install` does. `nssm` is the program of that name.
