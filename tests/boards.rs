@@ -9,8 +9,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rig::{
-    Bytes, PATIENCE, Program, Service, Tunnelled, World, alone, connect, eventually, figure, ok,
-    ping,
+    Bytes, End, ForwardWorld, PATIENCE, Program, Service, Tunnelled, World, alone, binary, connect,
+    eventually, figure, free_port, listening, ok, ping, read_end,
 };
 
 /// Long enough for a busy machine.
@@ -400,4 +400,96 @@ fn a_network_that_comes_later_is_waited_for_in_few_words() {
             up.elapsed().as_secs_f64()
         ),
     );
+}
+
+#[test]
+fn a_forward_without_names_says_so_once_and_works_when_they_come() {
+    if !root("a forward without names") {
+        return;
+    }
+    let echo = Service::echo();
+    let port = free_port();
+    let mut world = ForwardWorld::to(echo.port())
+        .server("server_listener.port", port)
+        .client("remote_server.host", "cupboard.example")
+        .client("remote_server.port", port)
+        .client("preconnected", 1)
+        .client("timeouts.backoff_min", 0.05)
+        .client("timeouts.backoff_max", 0.2)
+        .client("timeouts.retry_within", 0.3);
+    let file = |name: &str, text: &str| {
+        let path = world.dir.join(name);
+        fs::write(&path, text).expect("write");
+        path
+    };
+    let hosts = file("hosts", "127.0.0.1 localhost\n");
+    let resolv = file("resolv.conf", "");
+    let config = file("client_config.json", &world.client.to_string());
+    let mut command = Command::new("unshare");
+    command
+        .current_dir(world.dir.path())
+        .args(["-m", "sh", "-ec"])
+        .arg(
+            "mount --bind \"$0\" /etc/hosts; mount --bind \"$1\" /etc/resolv.conf; shift; exec \"$@\"",
+        )
+        .args([&hosts, &resolv, &binary("minitcptunnel-client")])
+        .args(["--verbose", "--config"])
+        .arg(config);
+    let client = Program::start("client", &mut command);
+    let local = listening(&client);
+    // What is not said is at DEBUG: that counts the tries.
+    let tries = |what: &str| {
+        eventually(PATIENCE, "tries", || {
+            (client.log.count(0, what) >= 15).then_some(())
+        });
+        let said = client.log.count(0, &format!(" ERROR *{what}*"));
+        assert!(
+            (1..=2).contains(&said),
+            "{said} lines for one state of things:\n{}",
+            client.log.lines().join("\n")
+        );
+    };
+    tries("cannot find the address of \"cupboard.example\"");
+    client
+        .log
+        .wait(" ERROR *cupboard.example* code=E1001", PATIENCE);
+    // Who comes meanwhile is turned away, and one of them is told of, with the reason.
+    let local = ("127.0.0.1", local);
+    for _ in 0..5 {
+        assert_eq!(read_end(&mut connect(local)), (vec![], End::Reset));
+    }
+    client.log.wait(
+        " WARN *waited 0.3 s for the server in vain *cannot find the address of * code=E1211",
+        PATIENCE,
+    );
+    assert_eq!(client.log.count(0, " in vain "), 1);
+    // The name is known now; there is still no server.
+    fs::write(&hosts, "127.0.0.1 localhost cupboard.example\n").expect("write");
+    tries("cannot connect to cupboard.example");
+    assert_eq!(client.log.count(0, " takes connections"), 0);
+    // And the server.
+    let (server, _) = world.start_server();
+    let up = Instant::now();
+    eventually(LONG, "one is ready", || {
+        (echo.accepted() == 1).then_some(())
+    });
+    figure(
+        "a name that comes later",
+        format_args!(
+            "a connection is ready {:.1} s after the server",
+            up.elapsed().as_secs_f64()
+        ),
+    );
+    ping(&mut connect(local)).expect("an echo");
+    let works = "the server takes connections; it did not for * connections closed=5";
+    client.log.wait(&format!(" INFO *{works}"), PATIENCE);
+    // What fails after that is news.
+    let from = client.log.mark();
+    drop(server);
+    client.log.wait_from(
+        from,
+        " ERROR *cannot connect to cupboard.example*",
+        PATIENCE,
+    );
+    assert_eq!(client.log.count(0, " takes connections"), 1);
 }

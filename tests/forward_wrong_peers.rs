@@ -398,7 +398,12 @@ fn our_client_knows_what_passes_by_itself() {
     speak_and_be_cut(port_of(&client, "ssh"), "ssh");
     client.log.wait(
         " ERROR *forward ssh: *the server does not speak TLS; check that remote_server names the port of a tunnel \
-         server; this does not pass by itself, connections closed=1",
+         server; this does not pass by itself code=E1209",
+        PATIENCE,
+    );
+    client.log.wait(
+        " WARN *forward ssh: the connection from 127.0.0.1:* is closed at once, as waiting would not help: \
+         *does not speak TLS* code=E1209",
         PATIENCE,
     );
 }

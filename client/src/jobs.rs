@@ -168,7 +168,8 @@ impl Jobs {
         });
         if let Err(e) = followed {
             log::warn!(
-                "The service manager will not be told about the connection: no thread for it ({e})"
+                "The service manager will not be told about the connection: no thread for it ({e}) code={}",
+                Code::NO_RESOURCES
             );
         }
     }

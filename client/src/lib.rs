@@ -12,6 +12,7 @@ pub mod config;
 pub mod forward;
 pub mod jobs;
 pub mod local_proxy;
+mod report;
 pub mod reverse;
 #[cfg(test)]
 #[path = "../../common/src/scratch.rs"]

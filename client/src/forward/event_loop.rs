@@ -28,7 +28,7 @@ use minitcptunnel_common::resources;
 use mio::{Events, Interest, Poll, Token};
 
 use super::dial::{Dial, bow_out};
-use super::listening::{Kind, Listening, Local, Ready};
+use super::listening::{Away, Kind, Listening, Local, Ready};
 use super::plan::Next;
 
 pub(super) const INBOX: Token = Token(0);
@@ -42,12 +42,15 @@ const COOL_DOWN: Duration = Duration::from_millis(500);
 /// How often certificates and keys are looked at; what is new must look the same twice.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// For problems that last.
+pub(super) const LASTS: &str = "; this does not pass by itself";
+
 /// What other threads say to the loop.
 pub(super) enum Event {
     /// A dial for this listener has come to its end.
     Dialled(Token, Box<Result<Established, Problem>>),
-    /// The server has refused us when the connection was a pair already.
-    Refused(Token, String),
+    /// The server has refused us when the connection from this address was a pair already.
+    Refused(Token, SocketAddr, Problem),
     /// Answer this, to show that the loop turns.
     Alive(Sender<()>),
     /// Stop accepting and leave.
@@ -155,7 +158,9 @@ impl EventLoop {
             while let Ok(event) = self.inbox.try_recv() {
                 match event {
                     Event::Dialled(token, result) => self.dialled(token, *result),
-                    Event::Refused(token, what) => self.refused(token, &what),
+                    Event::Refused(token, address, problem) => {
+                        self.refused(token, address, &problem);
+                    }
                     // Who does not wait for the answer any more does not need it.
                     Event::Alive(answer) => drop(answer.try_send(())),
                     Event::Stop => self.stopping = true,
@@ -189,7 +194,7 @@ impl EventLoop {
     fn wait(&mut self) -> Option<Duration> {
         let slots = &mut self.slots;
         let quiet = (self.listeners.iter()).filter_map(|token| match slots.entry(*token) {
-            Some(Entry::Listening(listening)) => listening.quiet.deadline(),
+            Some(Entry::Listening(listening)) => listening.deadline(),
             _ => None,
         });
         let quiet = quiet.min().map(|at| at.saturating_duration_since(self.now));
@@ -213,13 +218,12 @@ impl EventLoop {
                     // Without descriptors or memory accepting goes on failing: the listener rests for a moment.
                     listening.cooling = true;
                     if resources::is_out_of_descriptors(&e) {
-                        listening.say(Kind::Accept, Code::NO_DESCRIPTORS, now, format_args!(
+                        listening.say(Kind::Descriptors, now, format_args!(
                             "out of file descriptors; new connections wait. Raise the limit (ulimit -n, LimitNOFILE)"
                         ));
                     } else {
                         listening.say(
                             Kind::Accept,
-                            Code::CANNOT_ACCEPT,
                             now,
                             format_args!("cannot accept a connection: {e}"),
                         );
@@ -245,7 +249,6 @@ impl EventLoop {
             let limit = listening.places.limit();
             return listening.say(
                 Kind::Room,
-                Code::FORWARD_FULL,
                 now,
                 format_args!(
                     "refused the connection from {address}: {limit} are carried or wait already (limits.connections)"
@@ -258,7 +261,6 @@ impl EventLoop {
                 listening.server.metrics.refusals.add(e.refusal());
                 return listening.say(
                     Kind::Room,
-                    Code::FORWARD_FULL,
                     now,
                     format_args!("refused the connection from {address}: {e}"),
                 );
@@ -314,7 +316,6 @@ impl EventLoop {
             Err(e) => {
                 return listening.say(
                     Kind::Accept,
-                    Code::CANNOT_ACCEPT,
                     now,
                     format_args!("the connection from {address} is of no use: {e}"),
                 );
@@ -332,7 +333,12 @@ impl EventLoop {
             log::info!("connection ended forward={name} from={address} {ended} active={active}");
             // With TLS 1.3 a client's handshake is done before the server has looked at its certificate.
             if let Why::Failed(Side::Service, io::ErrorKind::PermissionDenied, what) = ended.why {
-                mailbox.send(Event::Refused(token, format!("{peer}: {what}")));
+                let problem = Problem {
+                    text: format!("{peer}: {what}"),
+                    lasts: true,
+                    code: Code::TLS_REFUSED,
+                };
+                mailbox.send(Event::Refused(token, address, problem));
             }
         };
         log::debug!("forward={} connection from {address}", server.name);
@@ -348,7 +354,6 @@ impl EventLoop {
             server.metrics.refusals.add(Refusal::Resources);
             listening.say(
                 Kind::Room,
-                Code::FORWARD_FULL,
                 now,
                 format_args!("refused the connection from {address}: {e}"),
             );
@@ -363,16 +368,7 @@ impl EventLoop {
         };
         for local in listening.plan.expired(now) {
             listening.server.metrics.refusals.add(Refusal::Unreachable);
-            let seconds = listening.server.timeouts.retry_within.as_secs_f64();
-            listening.say(
-                Kind::Waited,
-                Code::WAITED_IN_VAIN,
-                now,
-                format_args!(
-                    "the connection from {} waited {seconds} s for the server in vain (timeouts.retry_within); closed",
-                    local.address
-                ),
-            );
+            listening.turned_away(local.address, Away::Waited, now);
         }
         for _ in 0..listening.plan.dial(now) {
             let server = listening.server.clone();
@@ -402,17 +398,11 @@ impl EventLoop {
             Err(problem) => {
                 let pause = listening.plan.failed(now, random());
                 let mut outlook = String::new();
+                let mut given_up = Vec::new();
                 if problem.lasts {
                     // Waiting would not help: an application is better told at once.
-                    let given_up = listening.plan.give_up();
-                    outlook = format!(
-                        "; this does not pass by itself, connections closed={}",
-                        given_up.len()
-                    );
-                    for local in given_up {
-                        listening.server.metrics.refusals.add(Refusal::Unreachable);
-                        log::debug!("the connection from {} is closed", local.address);
-                    }
+                    given_up = listening.plan.give_up();
+                    outlook += LASTS;
                 }
                 if let Some(pause) = pause {
                     if listening.plan.is_wanting() {
@@ -420,11 +410,15 @@ impl EventLoop {
                         outlook +=
                             &format!("; next try in {pause:.1} s, connections that wait={waiting}");
                     }
-                    let (what, code) = (problem.text, problem.code);
-                    listening.say(Kind::Server, code, now, format_args!("{what}{outlook}"));
+                    listening.failed(&problem, &outlook, now);
+                }
+                for local in given_up {
+                    listening.server.metrics.refusals.add(Refusal::Unreachable);
+                    listening.turned_away(local.address, Away::AtOnce(problem.code), now);
                 }
             }
             Ok(established) => {
+                listening.connected(now);
                 let watch = Watch::new(established.socket().clone());
                 match watch {
                     Ok(watch) => {
@@ -437,8 +431,12 @@ impl EventLoop {
                     }
                     Err(e) => {
                         listening.plan.failed(now, random());
-                        let code = Code::CANNOT_ACCEPT;
-                        listening.say(Kind::Server, code, now, format_args!("{e}"));
+                        let problem = Problem {
+                            text: e.to_string(),
+                            lasts: false,
+                            code: Code::CANNOT_ACCEPT,
+                        };
+                        listening.failed(&problem, "", now);
                     }
                 }
             }
@@ -446,12 +444,11 @@ impl EventLoop {
         self.go_on(token);
     }
 
-    fn refused(&mut self, token: Token, what: &str) {
+    fn refused(&mut self, token: Token, address: SocketAddr, problem: &Problem) {
         let now = self.now;
         if let Some(listening) = self.listening(token) {
-            let outlook = "this does not pass by itself, connections closed=1";
-            let code = Code::TLS_REFUSED;
-            listening.say(Kind::Server, code, now, format_args!("{what}; {outlook}"));
+            listening.failed(problem, LASTS, now);
+            listening.turned_away(address, Away::AtOnce(problem.code), now);
         }
     }
 

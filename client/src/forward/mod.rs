@@ -14,6 +14,7 @@
 mod dial;
 mod event_loop;
 mod listening;
+mod news;
 mod plan;
 pub mod probe;
 mod ready;

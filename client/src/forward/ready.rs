@@ -10,8 +10,8 @@ use minitcptunnel_common::backoff::random;
 use mio::Token;
 
 use super::dial::{bow_out, in_words_of};
-use super::event_loop::{Entry, EventLoop};
-use super::listening::{Kind, Ready};
+use super::event_loop::{Entry, EventLoop, LASTS};
+use super::listening::Ready;
 use super::plan::Next;
 
 impl EventLoop {
@@ -53,12 +53,12 @@ impl EventLoop {
             Ok(true) if cfg!(windows) => self.watch_again(listener, number),
             Ok(_) => {}
             Err(e) => {
-                let (problem, peer) = (in_words_of(&e), server.peer_of(&ready.established));
+                let (mut problem, peer) = (in_words_of(&e), server.peer_of(&ready.established));
                 if problem.lasts {
                     let now = self.now;
                     if let Some(listening) = self.listening(listener) {
-                        let (what, code) = (problem.text, problem.code);
-                        listening.say(Kind::Server, code, now, format_args!("{peer}: {what}"));
+                        problem.text = format!("{peer}: {}", problem.text);
+                        listening.failed(&problem, LASTS, now);
                     }
                 }
                 self.lose(listener, number);

@@ -31,12 +31,12 @@ use mio::{Events, Poll, Token};
 use self::ending::Next;
 use super::Input;
 use super::lost::Lost;
-use super::report::Reporter;
 use super::server::{Channel, Server, ServerError};
 use super::session::Session;
 use super::tunnels::{NoSuchTunnel, Timing, TunnelManager};
 use crate::config::Config;
 use crate::local_proxy::{LocalProxy, WARN_EVERY};
+use crate::report::Reporter;
 use crate::state::{self, Connection, End, StateStore, View};
 
 /// The inbox's token; sessions have their own number, which begins at 1.

@@ -14,7 +14,6 @@
 pub(crate) mod control;
 pub(crate) mod data;
 mod lost;
-mod report;
 pub(crate) mod server;
 mod session;
 mod spare;

@@ -56,6 +56,8 @@ pub(super) enum Kind {
     Room,
     /// The target cannot be reached.
     Target,
+    /// The system has no descriptors left.
+    Descriptors,
     /// The system gives no connection.
     Accept,
 }
@@ -66,6 +68,7 @@ impl Coded for Kind {
             Self::Left | Self::Late | Self::Handshake => Code::TLS_CUT,
             Self::Crowd | Self::Room => Code::FORWARD_FULL,
             Self::Target => Code::TARGET_SERVICE,
+            Self::Descriptors => Code::NO_DESCRIPTORS,
             Self::Accept => Code::CANNOT_ACCEPT,
         }
     }
@@ -78,7 +81,7 @@ impl Kind {
             Self::Left => log::Level::Debug,
             Self::Late => log::Level::Info,
             Self::Handshake | Self::Crowd | Self::Room => log::Level::Warn,
-            Self::Target | Self::Accept => log::Level::Error,
+            Self::Target | Self::Descriptors | Self::Accept => log::Level::Error,
         }
     }
 
@@ -91,8 +94,14 @@ impl Kind {
             Self::Crowd => "too many unfinished handshakes",
             Self::Room => "no room for another connection",
             Self::Target => "the target cannot be reached",
+            Self::Descriptors => "out of file descriptors",
             Self::Accept => "cannot accept a connection",
         }
+    }
+
+    /// The code of the line that counts; none where those it counts have several.
+    pub(super) fn counted(self) -> Option<Code> {
+        (!matches!(self, Self::Handshake)).then(|| self.code())
     }
 }
 

@@ -272,19 +272,18 @@ impl EventLoop {
             return;
         };
         listening.cooling = true;
-        let say = listening.quiet.event(Kind::Accept, now);
         let name = &listening.service.name;
         if out_of_descriptors {
             log_limited!(
-                log::Level::Error,
-                say,
+                Kind::Descriptors.level(),
+                listening.quiet.event(Kind::Descriptors, now),
                 "forward {name}: out of file descriptors: unfinished handshakes are closed, new connections wait. Raise the limit (ulimit -n, LimitNOFILE) code={}",
                 Code::NO_DESCRIPTORS
             );
         } else {
             log_limited!(
-                log::Level::Error,
-                say,
+                Kind::Accept.level(),
+                listening.quiet.event(Kind::Accept, now),
                 "forward {name}: cannot accept a connection: {e} code={}",
                 Code::CANNOT_ACCEPT
             );
@@ -477,9 +476,10 @@ impl EventLoop {
                 continue;
             };
             for (kind, more) in listening.quiet.tick(now) {
+                let code = (kind.counted()).map_or(String::new(), |code| format!(" code={code}"));
                 log::log!(
                     kind.level(),
-                    "forward {}: {}: {more}",
+                    "forward {}: {}: {more}{code}",
                     listening.service.name,
                     kind.what()
                 );

@@ -236,7 +236,7 @@ impl EventLoop {
                 self.due(timer);
             }
             for (kind, more) in self.quiet.tick(self.now) {
-                log::log!(kind.level(), "{}: {more}", kind.what());
+                log::log!(kind.level(), "{}: {more} code={}", kind.what(), kind.code());
             }
         }
         self.leave();

@@ -16,7 +16,7 @@ const REASONS: usize = 8;
 
 /// Remembers the latest failures.
 #[derive(Default)]
-pub(super) struct Reporter {
+pub(crate) struct Reporter {
     /// Oldest news first.
     reasons: VecDeque<Known>,
 }
@@ -29,7 +29,7 @@ struct Known {
 
 impl Reporter {
     /// An attempt failed for this reason: what to say about it.
-    pub(super) fn failed(&mut self, reason: &str, now: Instant) -> Say {
+    pub(crate) fn failed(&mut self, reason: &str, now: Instant) -> Say {
         if let Some(known) = self.reasons.iter_mut().find(|known| known.reason == reason) {
             let say = known.limited.event(now);
             if say != Say::Nothing {
@@ -54,7 +54,7 @@ impl Reporter {
     }
 
     /// An attempt succeeded: the next failure is news, whatever its reason.
-    pub(super) fn succeeded(&mut self) {
+    pub(crate) fn succeeded(&mut self) {
         self.reasons.clear();
     }
 }
