@@ -422,6 +422,15 @@ def check_budget(root, notes):
     return complaints
 
 
+def closing(code, at):
+    """Where the bracket closes that was opened in front of `at`."""
+    depth = 1
+    while depth and at < len(code):
+        depth += (code[at] in "([{") - (code[at] in ")]}")
+        at += 1
+    return at
+
+
 def check_codes(root):
     path = root / "common/src/codes.rs"
     if not path.is_file():
@@ -434,11 +443,11 @@ def check_codes(root):
     for source in [s for folder in ("common/src", "server/src", "client/src") for s in sources(root, folder)]:
         # What the errors have in common is chosen beside the list.
         said.update(re.findall(r"\b(?:Code|Self)\s*::\s*([A-Z][A-Z_]+)\b", source.code))
-        for m in re.finditer(r"\blog::error!\s*\(", source.code):
-            end = source.code.find(";", m.end())
-            call = source.text[m.start() : end]
+        # `log!` and `log_limited!` may choose ERROR as they go.
+        for m in re.finditer(r"\b(?:log::error|log::log|log_limited)!\s*\((?!\s*(?:::)?log::Level::(?:Warn|Info|Debug|Trace)\b|\s*Level::)", source.code):
+            call = source.text[m.start() : closing(source.code, m.end())]
             # Lines that come ready made have theirs already.
-            if "code=" not in call and '"{line}"' not in call:
+            if not re.search(r"code=|\{line\}|\{code\}|\$text", call):
                 complaints.append(f"{source.path}:{source.line_of(m.start())}: an ERROR line without code=")
     complaints += [f"common/src/codes.rs: nothing ever says {name}" for name in listed if name not in said]
     return complaints
@@ -684,6 +693,8 @@ def self_test():
     file_case("codes in another shape", "looks for them in the wrong shape", "common/src/codes.rs", "list![];\n", append=False)
     file_case("an ERROR line without a code", "an ERROR line without code=", "client/src/lib.rs",
               "fn f() {\n    log::error!(\n        \"it broke; see code\",\n    );\n}\n")
+    file_case("a line that may be ERROR without a code", "an ERROR line without code=", "client/src/lib.rs",
+              "fn f() {\n    log_limited!(kind.level(), say, \"it broke ({why})\");\n    log::warn!(\"code={c}\");\n}\n")
 
     # Places.
     for line in ("see /" + "work/main/x", "/" + "root/.cargo", "/" + "home/someone/src", "C:\\" + "Users\\me", "/" + "Users/me/x",
