@@ -314,6 +314,15 @@ impl Code {
         }
     }
 
+    /// Why the log file cannot be written.
+    #[must_use]
+    pub fn of_log_file(e: &io::Error) -> Self {
+        match e.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DISK_FULL,
+            _ => Self::LOG_UNWRITABLE,
+        }
+    }
+
     /// The last line of what a command says about an error: where more is to be had.
     #[must_use]
     pub fn pointer(self, program: &str) -> String {

@@ -52,7 +52,7 @@
 //! missing. That the file fails, and that it works again, is said on stdout, too. At exit the queues are written
 //! out for as long as [`LogGuard::flush`] is told, and no longer.
 
-mod file;
+pub(crate) mod file;
 mod limit;
 mod line;
 mod queue;
@@ -121,7 +121,7 @@ impl Queues {
             None => None,
             Some(path) => {
                 let to_file = Output {
-                    to: Destination::File(LogFile::new(path, options.configured.rotation)),
+                    to: Destination::File(LogFile::new(path.to_owned(), options.rotation())),
                     style: style.plain(),
                     elsewhere: Some(stdout.clone()),
                 };
