@@ -247,6 +247,8 @@ codes! {
     KEY_READABLE = 1306;
     /// The configuration, or the allow list, says something that is hardly meant.
     CONFIG_ODD = 1307;
+    /// Nobody takes what goes to stdout.
+    STDOUT_LOST = 1308;
     /// The disk of the log file has little room.
     DISK_NEARLY_FULL = 1351;
     /// There is no identity key yet.
