@@ -38,7 +38,7 @@ fn main() -> std::process::ExitCode {
         }) => {
             let dir = dir.clone();
             let work = move || run(&arguments).number();
-            return service::run(dir.as_deref(), work).into();
+            return service::run(NAME, dir, work).into();
         }
         Some(Subcommands::Service { command }) => {
             return cli::service::service(command, &arguments).into();

@@ -291,6 +291,10 @@ codes! {
     SERVICE_OTHER_KEY = 1510;
     /// The log of a service cannot be read.
     SERVICE_LOG_UNREADABLE = 1511;
+    /// The folder of a service cannot be entered.
+    SERVICE_FOLDER = 1512;
+    /// `service run` was typed, and not called by a manager.
+    SERVICE_NOT_CALLED = 1513;
     /// The program is not installed as a service.
     NOT_A_SERVICE = 1550;
 }
