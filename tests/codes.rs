@@ -150,6 +150,7 @@ fn what_ends_a_program_names_its_code() {
         (&["health", "--port", "0"], 1, "E0102", true),
         (&["certs", "init", "--host", ""], 2, "E0202", true),
         (&["certs", "client", "alice"], 4, "E0413", true),
+        (&["service", "run", "--dir", "nowhere"], 1, "E1512", true),
         (
             &["--bind", "127.0.0.1", "--port", &taken],
             5,

@@ -493,3 +493,90 @@ fn forwards_are_asked_to_their_end() {
     let found = ask(&tunnel.world.dir, CLIENT, &[]);
     assert_eq!(found.of("forward"), ["error E1002"], "{:#}", found.json);
 }
+
+/// What the command line says of the log counts, as in a run: that is how `service install` starts the programs where
+/// a manager keeps no log.
+#[test]
+fn the_log_file_of_the_command_line_is_the_one_that_is_tried() {
+    let world = World::new();
+    let service = Service::echo();
+    let port = free_port();
+    // It is written only.
+    let server = |log: Value| {
+        let config = serde_json::json!({ "bind": "127.0.0.1", "port": port, "logging": log });
+        fs::write(world.dir.join("server_config.json"), config.to_string()).expect("write");
+        "server_config.json"
+    };
+    let client = |log: Value| {
+        let client = world.client(port).tunnel("t", 0, service.port());
+        client.set("logging", log).write();
+        "client_config.json"
+    };
+    let programs: [(&str, &dyn Fn(Value) -> &'static str); 2] =
+        [(SERVER, &server), (CLIENT, &client)];
+    for (program, config) in programs {
+        let with = |log: Value, arguments: &[&str]| {
+            let file = config(log);
+            ask(
+                &world.dir,
+                program,
+                &[&["--config", file][..], arguments].concat(),
+            )
+        };
+        let none = || Value::Object(serde_json::Map::new());
+        let bad = || serde_json::json!({ "log_file": "/proc/configured.log" });
+        let good = || serde_json::json!({ "log_file": "configured.log" });
+        // How much room there is depends on the machine of the test.
+        let written = |found: &Found, name: &str| {
+            assert_ne!(found.of("log"), ["error E1301"], "{:#}", found.json);
+            let text = found.text();
+            assert!(text.contains(&format!("{name} can be written")), "{text}");
+        };
+        for typed in ["/proc/typed.log", "allowed_clients.txt/deep/typed.log"] {
+            for log in [none(), good()] {
+                let found = with(log, &["--log-file", typed]);
+                assert_eq!(found.of("log"), ["error E1301"], "{:#}", found.json);
+                assert!(found.text().contains(typed), "{:#}", found.json);
+                assert!(found.code >= 3, "{}", found.code);
+            }
+        }
+        for typed in ["typed.log", "new/folder/typed.log"] {
+            written(&with(bad(), &["--log-file", typed]), typed);
+        }
+        assert!(!world.dir.join("new").exists(), "nothing is made");
+        assert_eq!(with(bad(), &[]).of("log"), ["error E1301"]);
+        let found = with(none(), &[]);
+        assert_eq!(found.of("log"), ["ok"]);
+        assert!(found.text().contains("stdout alone"), "{:#}", found.json);
+        // A start with a broken configuration says so in the file that is typed.
+        let found = with(Value::from(7), &["--log-file", "/proc/typed.log"]);
+        assert_eq!(found.of("config"), ["error E0303"], "{:#}", found.json);
+        assert_eq!(found.of("log"), ["error E1301"], "{:#}", found.json);
+
+        let check = |log: Value, arguments: &[&str]| {
+            let file = config(log);
+            let mut command = Command::new(binary(program));
+            command.current_dir(world.dir.path());
+            command.args(["check", "--config", file]).args(arguments);
+            let ended = Program::run(&mut command, PATIENCE);
+            assert_eq!(ended.code, Some(0), "{}", ended.all());
+            let mut lines = ended.out.lines();
+            lines
+                .find(|line| line.starts_with("Logs to "))
+                .map(str::to_owned)
+        };
+        let usual = "a new file before 10485760 bytes are exceeded, old ones kept: 5";
+        assert_eq!(check(none(), &[]), None);
+        assert_eq!(
+            check(good(), &["--log-file", "typed.log"]),
+            Some(format!("Logs to stdout and to typed.log: {usual}."))
+        );
+        let json = ["--log-file", "typed.log", "--log-format", "json"];
+        assert_eq!(
+            check(none(), &json),
+            Some(format!(
+                "Logs to stdout and to typed.log: {usual}, one JSON object per line."
+            ))
+        );
+    }
+}

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::process::Command;
 
 use rig::{
-    Ended, PATIENCE, Program, Service, TempDir, Tunnelled, World, binary, eventually, figure, tool,
+    Ended, PATIENCE, Piped, Program, Service, TempDir, Tunnelled, World, binary, eventually,
+    figure, tool,
 };
 use serde_json::{Value, json};
 
@@ -225,6 +226,74 @@ fn a_full_disk_stops_no_traffic_and_the_gap_is_told() {
     figure(
         "the disk of the log is full",
         format_args!("traffic went on; told once on stdout, the gap with its count in the file"),
+    );
+}
+
+/// `minitcptunnel-server | tee FILE`, and tee ends: of both programs.
+#[test]
+fn a_stdout_that_nobody_reads_any_more_stops_no_traffic_and_is_told_once() {
+    /// Leaves before the program has said all.
+    fn listen_once(program: &mut Piped) {
+        let mut one = [0];
+        program.read_exact(&mut one).expect("its first line");
+        program.close_stdout();
+    }
+    /// The number behind `text` in the file, as soon as it is there.
+    fn number_in(file: &Path, text: &str) -> u16 {
+        eventually(PATIENCE, text, || {
+            let all = fs::read_to_string(file).ok()?;
+            // A line that has its end.
+            let line = all.split_inclusive('\n').find(|it| it.contains(text))?;
+            let number = line.strip_suffix('\n')?.split(text).nth(1)?;
+            let digits = number.split(|it: char| !it.is_ascii_digit()).next()?;
+            digits.parse().ok()
+        })
+    }
+    let service = Service::echo();
+    let world = World::new();
+    let (of_server, of_client) = (world.dir.join("server.log"), world.dir.join("client.log"));
+    let server = world
+        .server()
+        .arguments(&["-v", "--log-file", "server.log"]);
+    let mut server = Piped::start(&mut server.command());
+    listen_once(&mut server);
+    let port = number_in(&of_server, "Control Server listening on ");
+    let client = world.client(port).tunnel("t", 0, service.port());
+    let client = client.arguments(&["-v", "--log-file", "client.log"]);
+    let mut client = Piped::start(&mut client.command());
+    listen_once(&mut client);
+    let public = number_in(&of_client, "Tunnel t is open on server port ");
+    let mut long = rig::connect((Ipv4Addr::LOCALHOST, public));
+    for _ in 0..20 {
+        ask(&mut long, b"long");
+        ask(&mut rig::connect((Ipv4Addr::LOCALHOST, public)), b"ping");
+    }
+    drop(long);
+    for (mut program, file, visit) in [
+        (client, of_client, " client::local_proxy: pair tunnel="),
+        (server, of_server, "New public connection from "),
+    ] {
+        program.terminate();
+        assert_eq!(program.wait_exit(PATIENCE).code(), Some(0));
+        let lines = lines(&file);
+        let of_stdout: Vec<&String> = lines.iter().filter(|it| it.contains("stdout")).collect();
+        assert_eq!(of_stdout.len(), 1, "{lines:#?}");
+        assert!(
+            of_stdout[0].contains(" WARN  log: stdout cannot be written: Broken pipe")
+                && of_stdout[0].ends_with(" code=E1308"),
+            "{of_stdout:?}"
+        );
+        let visits = lines.iter().filter(|it| it.contains(visit)).count();
+        assert_eq!(visits, 21, "{lines:#?}");
+        assert!(
+            !lines.iter().any(|it| it.contains("lost here")),
+            "{lines:#?}"
+        );
+        assert_eq!(program.errors.lines(), [""; 0]);
+    }
+    figure(
+        "what reads stdout has gone, both programs",
+        format_args!("traffic went on; told once in the log file, in which no line is missing"),
     );
 }
 

@@ -99,14 +99,15 @@ impl Arguments {
         }
     }
 
-    /// How the log is written; `configured` holds where the command line says nothing.
+    /// How the log is written, by a run as by what `check` and `doctor` say of it. `config` holds where the command line
+    /// says nothing; where it is broken, nobody knows what it says.
     #[must_use]
-    pub fn log_options(&self, configured: Logging) -> LogOptions {
+    pub fn log_options(&self, config: Option<&Config>) -> LogOptions {
         LogOptions {
             verbosity: Verbosity::of_flags(self.verbose, self.debug),
             format: self.log_format,
             file: self.log_file.clone(),
-            configured,
+            configured: config.map_or_else(Logging::default, |it| it.logging.clone()),
             ..LogOptions::default()
         }
     }
@@ -121,14 +122,6 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// What the configuration says about the log; where it is broken, nobody knows.
-    #[must_use]
-    pub fn logging(&self) -> Logging {
-        self.checked
-            .as_ref()
-            .map_or_else(|_| Logging::default(), |it| it.config.logging.clone())
-    }
-
     /// Logs which key the client has, whether the rest can be used or not.
     pub fn log_news(&self) {
         self.news.iter().for_each(|line| log::info!("{line}"));
@@ -210,17 +203,17 @@ impl fmt::Display for CheckError {
     }
 }
 
-/// `check`: what this configuration would do, in plain words.
+/// `check`: what the client would do with these options and their configuration, in plain words.
 ///
 /// # Errors
 /// If the client would not start with it.
-pub fn check(file: &Path, pinning: Pinning) -> Result<String, CheckError> {
-    let checked = config::load(file, pinning).map_err(CheckError::Config)?;
+pub fn check(typed: &Arguments) -> Result<String, CheckError> {
+    let checked = config::load(&typed.config, typed.pinning()).map_err(CheckError::Config)?;
     let mut warnings = checked.warnings;
     for forward in &checked.config.forwards {
         warnings.extend(forward::check(forward).map_err(CheckError::Forward)?);
     }
-    let mut text = describe(&checked.config);
+    let mut text = describe(typed, &checked.config);
     for warning in warnings {
         text.push_str("\nwarning: ");
         text.push_str(&warning);
@@ -228,19 +221,13 @@ pub fn check(file: &Path, pinning: Pinning) -> Result<String, CheckError> {
     Ok(text)
 }
 
-fn describe(config: &Config) -> String {
+fn describe(typed: &Arguments, config: &Config) -> String {
     let mut lines = vec![format!("{} is fine.", config.file.display())];
     if let Some(reverse) = &config.reverse {
         describe_reverse(&mut lines, reverse, &config.limits);
     }
     lines.extend(config.forwards.iter().map(ToString::to_string));
-    if let Some(file) = &config.logging.file {
-        lines.push(format!(
-            "Logs to stdout and to {}: {}.",
-            file.display(),
-            config.logging.rotation
-        ));
-    }
+    lines.extend(typed.log_options(Some(config)).described());
     lines.push(format!(
         "Carries up to {}, in {} MiB of buffers; gives them {} s when it is stopped.",
         config.capacity(),

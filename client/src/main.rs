@@ -27,7 +27,7 @@ fn main() -> std::process::ExitCode {
         None | Some(Subcommands::Run) => run(&arguments),
         Some(Subcommands::Keygen) => answer(NAME, cli::keygen(file)),
         Some(Subcommands::Pubkey) => answer(NAME, cli::pubkey(file)),
-        Some(Subcommands::Check) => answer(NAME, cli::check(file, arguments.pinning())),
+        Some(Subcommands::Check) => answer(NAME, cli::check(&arguments)),
         Some(Subcommands::Health) => health(&arguments),
         Some(Subcommands::Doctor(options)) => {
             cli::doctor::doctor(&arguments, *options, io::stdout())
@@ -38,7 +38,7 @@ fn main() -> std::process::ExitCode {
         }) => {
             let dir = dir.clone();
             let work = move || run(&arguments).number();
-            return service::run(dir.as_deref(), work).into();
+            return service::run(NAME, dir, work).into();
         }
         Some(Subcommands::Service { command }) => {
             return cli::service::service(command, &arguments).into();
@@ -57,7 +57,8 @@ fn health(arguments: &Arguments) -> ExitCode {
 
 fn run(arguments: &Arguments) -> ExitCode {
     let loaded = cli::load(&arguments.config, arguments.pinning());
-    let _log = logging::init(arguments.log_options(loaded.logging()));
+    let config = loaded.checked.as_ref().ok().map(|it| &it.config);
+    let _log = logging::init(arguments.log_options(config));
     loaded.log_news();
     let checked = match loaded.checked {
         Ok(checked) => checked,

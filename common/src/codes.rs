@@ -247,6 +247,8 @@ codes! {
     KEY_READABLE = 1306;
     /// The configuration, or the allow list, says something that is hardly meant.
     CONFIG_ODD = 1307;
+    /// Nobody takes what goes to stdout.
+    STDOUT_LOST = 1308;
     /// The disk of the log file has little room.
     DISK_NEARLY_FULL = 1351;
     /// There is no identity key yet.
@@ -289,6 +291,10 @@ codes! {
     SERVICE_OTHER_KEY = 1510;
     /// The log of a service cannot be read.
     SERVICE_LOG_UNREADABLE = 1511;
+    /// The folder of a service cannot be entered.
+    SERVICE_FOLDER = 1512;
+    /// `service run` was typed, and not called by a manager.
+    SERVICE_NOT_CALLED = 1513;
     /// The program is not installed as a service.
     NOT_A_SERVICE = 1550;
 }
@@ -311,6 +317,15 @@ impl Code {
             io::ErrorKind::PermissionDenied => Self::PORT_FORBIDDEN,
             io::ErrorKind::AddrNotAvailable => Self::ADDRESS_ELSEWHERE,
             _ => Self::CANNOT_LISTEN,
+        }
+    }
+
+    /// Why the log file cannot be written.
+    #[must_use]
+    pub fn of_log_file(e: &io::Error) -> Self {
+        match e.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DISK_FULL,
+            _ => Self::LOG_UNWRITABLE,
         }
     }
 

@@ -49,10 +49,10 @@
 //! The thread that logs formats its own line and hands it over without waiting. If nobody reads stdout, lines
 //! beyond the queue's limits are dropped; if stdout is closed or a disk is full, lines are lost; traffic goes
 //! on in every case, and neither output waits for the other. When writing works again, one line says how many are
-//! missing. That the file fails, and that it works again, is said on stdout, too. At exit the queues are written
+//! missing. That one of the two fails, and that it works again, is said in the other, too. At exit the queues are written
 //! out for as long as [`LogGuard::flush`] is told, and no longer.
 
-mod file;
+pub(crate) mod file;
 mod limit;
 mod line;
 mod queue;
@@ -111,24 +111,24 @@ struct Queues {
 
 impl Queues {
     fn start(options: &LogOptions, style: Style) -> io::Result<Self> {
-        let to_stdout = Output {
+        let (stdout, outlet) = queue::queue(Limits::default());
+        let mut to_stdout = Output {
             to: Destination::Stdout(standard_output()),
             style,
             elsewhere: None,
         };
-        let (stdout, _thread) = queue::start(to_stdout, Limits::default())?;
-        let file = match options.file() {
-            None => None,
-            Some(path) => {
-                let to_file = Output {
-                    to: Destination::File(LogFile::new(path, options.configured.rotation)),
-                    style: style.plain(),
-                    elsewhere: Some(stdout.clone()),
-                };
-                let (queue, _thread) = queue::start(to_file, Limits::default())?;
-                Some(queue)
-            }
-        };
+        let mut file = None;
+        if let Some(path) = options.file() {
+            let (queue, outlet) = queue::queue(Limits::default());
+            to_stdout.elsewhere = Some(queue.neighbour());
+            let _thread = outlet.start(Output {
+                to: Destination::File(LogFile::new(path.to_owned(), options.rotation())),
+                style: style.plain(),
+                elsewhere: Some(stdout.neighbour()),
+            })?;
+            file = Some(queue);
+        }
+        let _thread = outlet.start(to_stdout)?;
         Ok(Self { stdout, file })
     }
 
@@ -137,9 +137,12 @@ impl Queues {
         const LONG: Duration = Duration::from_secs(3600);
         let now = Instant::now();
         let deadline = now.checked_add(timeout).unwrap_or_else(|| now + LONG);
-        // Both in any case: the one that hangs must not cost the other its last lines.
-        let file = self.file.as_ref().is_none_or(|file| file.flush(deadline));
-        self.stdout.flush(deadline) && file
+        // All in any case: the one that hangs must not cost the other its last lines.
+        let file = || self.file.as_ref().is_none_or(|file| file.flush(deadline));
+        let before = file();
+        let stdout = self.stdout.flush(deadline);
+        // Once more, for what stdout has just had to say about itself.
+        file() && stdout && before
     }
 }
 

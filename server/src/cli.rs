@@ -113,14 +113,15 @@ impl Arguments {
         config::load(self.config.as_deref(), &overrides)
     }
 
-    /// How the log is written; `configured` holds where the command line says nothing.
+    /// How the log is written, by a run as by what `check` and `doctor` say of it. `config` holds where the command line
+    /// says nothing; where it is broken, nobody knows what it says.
     #[must_use]
-    pub fn log_options(&self, configured: Logging) -> LogOptions {
+    pub fn log_options(&self, config: Option<&Config>) -> LogOptions {
         LogOptions {
             verbosity: Verbosity::of_flags(self.verbose, self.debug),
             format: self.log_format,
             file: self.log_file.clone(),
-            configured,
+            configured: config.map_or_else(Logging::default, |it| it.logging.clone()),
             ..LogOptions::default()
         }
     }
@@ -138,11 +139,11 @@ pub fn pubkey(config: &Config) -> Result<String, StartError> {
     ))
 }
 
-/// `check`: what this configuration would do, in plain words. Writes nothing.
+/// `check`: what this configuration would do with the options of `typed`, in plain words. Writes nothing.
 ///
 /// # Errors
 /// If the server would not start with it.
-pub fn check(checked: &Checked) -> Result<String, jobs::StartError> {
+pub fn check(typed: &Arguments, checked: &Checked) -> Result<String, jobs::StartError> {
     let config = &checked.config;
     let mut text = String::from("The configuration is fine.\n");
     let mut line = |args: std::fmt::Arguments<'_>| {
@@ -159,12 +160,8 @@ pub fn check(checked: &Checked) -> Result<String, jobs::StartError> {
             line(format_args!("warning: {warning}"));
         }
     }
-    if let Some(file) = &config.logging.file {
-        line(format_args!(
-            "Logs to stdout and to {}: {}.",
-            file.display(),
-            config.logging.rotation
-        ));
+    if let Some(said) = typed.log_options(Some(config)).described() {
+        line(format_args!("{said}"));
     }
     line(format_args!(
         "Carries up to {}, in {} MiB of buffers; gives them {} s when it is stopped.",

@@ -7,7 +7,7 @@ use minitcptunnel_common::cli::{answer, complain, give_up, misused, say};
 use minitcptunnel_common::codes::{self, Code, Coded};
 use minitcptunnel_common::config::{ConfigError, Seconds};
 use minitcptunnel_common::exit::ExitCode;
-use minitcptunnel_common::log::{self as logging, Logging};
+use minitcptunnel_common::log as logging;
 use minitcptunnel_common::service::{self, notify};
 use minitcptunnel_common::signals;
 use minitcptunnel_server::cli::{self, Arguments, Subcommands, certs};
@@ -36,7 +36,7 @@ fn main() -> std::process::ExitCode {
         }) => {
             let dir = dir.clone();
             let work = move || serve(&arguments, arguments.load()).number();
-            return service::run(dir.as_deref(), work).into();
+            return service::run(NAME, dir, work).into();
         }
         Some(Subcommands::Service { command }) => {
             return cli::service::service(command, &arguments).into();
@@ -48,15 +48,13 @@ fn main() -> std::process::ExitCode {
     match (command, checked) {
         (Subcommands::Run, checked) => serve(&arguments, checked),
         (Subcommands::Pubkey, Ok(checked)) => answer(NAME, cli::pubkey(&checked.config)),
-        (Subcommands::Check, Ok(checked)) => answer(NAME, cli::check(&checked)),
+        (Subcommands::Check, Ok(checked)) => answer(NAME, cli::check(&arguments, &checked)),
         (Subcommands::Health, Ok(checked)) => {
             let within = arguments.timeout.map(Seconds::duration);
             answer(NAME, cli::health::health(&checked.config, within))
         }
         (Subcommands::Doctor { json }, checked) => {
-            let within = arguments.timeout.map(Seconds::duration);
-            let file = arguments.config.as_deref();
-            cli::doctor::doctor(file, checked, within, *json, io::stdout())
+            cli::doctor::doctor(&arguments, checked, *json, io::stdout())
         }
         // Done above, in their own ways with the configuration.
         (
@@ -69,11 +67,8 @@ fn main() -> std::process::ExitCode {
 }
 
 fn serve(arguments: &Arguments, checked: Result<Checked, ConfigError>) -> ExitCode {
-    // Where the configuration is broken, nobody knows what it says about the log.
-    let configured = checked
-        .as_ref()
-        .map_or_else(|_| Logging::default(), |it| it.config.logging.clone());
-    let _log = logging::init(arguments.log_options(configured));
+    let config = checked.as_ref().ok().map(|it| &it.config);
+    let _log = logging::init(arguments.log_options(config));
     match checked {
         Ok(checked) => run(arguments, checked),
         Err(e) => give_up(module_path!(), &e),

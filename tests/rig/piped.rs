@@ -10,7 +10,7 @@ use crate::{Log, eventually};
 pub struct Piped {
     child: Child,
     stdin: Option<ChildStdin>,
-    stdout: ChildStdout,
+    stdout: Option<ChildStdout>,
     /// What it printed on stderr.
     pub errors: Log,
 }
@@ -34,7 +34,7 @@ impl Piped {
             .unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
         Self {
             stdin: child.stdin.take(),
-            stdout: child.stdout.take().expect("piped"),
+            stdout: child.stdout.take(),
             errors: Log::follow(child.stderr.take().expect("piped")),
             child,
         }
@@ -43,6 +43,18 @@ impl Piped {
     /// Its stdin; it ends where this is dropped.
     pub fn take_stdin(&mut self) -> impl Write + Send + 'static {
         self.stdin.take().expect("taken once")
+    }
+
+    /// Reads no more of it: what it writes from here on fails.
+    pub fn close_stdout(&mut self) {
+        self.stdout = None;
+    }
+
+    /// Asks it to end.
+    pub fn terminate(&self) {
+        // `timeout` passes this on, which it could not do with a SIGKILL.
+        let pid = self.child.id().to_string();
+        let _ = Command::new("kill").args(["-TERM", &pid]).status();
     }
 
     /// Waits for its end.
@@ -56,16 +68,14 @@ impl Piped {
 
 impl Read for Piped {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stdout.read(buffer)
+        self.stdout.as_mut().map_or(Ok(0), |it| it.read(buffer))
     }
 }
 
 impl Drop for Piped {
     fn drop(&mut self) {
-        // `timeout` passes this on, which it could not do with a SIGKILL.
         if matches!(self.child.try_wait(), Ok(None)) {
-            let pid = self.child.id().to_string();
-            let _ = Command::new("kill").args(["-TERM", &pid]).status();
+            self.terminate();
         }
         let _ = self.child.wait();
         #[allow(

@@ -356,8 +356,8 @@ impl ClientSetup<'_> {
         file
     }
 
-    /// Starts it.
-    pub fn start(self) -> Client {
+    /// Writes the configuration and makes the command.
+    pub fn command(&self) -> Command {
         let file = self.write();
         let mut command = self.before.command(binary("minitcptunnel-client"));
         command
@@ -365,8 +365,13 @@ impl ClientSetup<'_> {
             .arg("--config")
             .arg(file)
             .args(&self.arguments);
+        command
+    }
+
+    /// Starts it.
+    pub fn start(self) -> Client {
         Client {
-            program: Program::start("client", &mut command),
+            program: Program::start("client", &mut self.command()),
         }
     }
 }

@@ -53,10 +53,14 @@ pub fn doctor<W: Write>(arguments: &Arguments, options: Options, out: W) -> Exit
     let version = env!("CARGO_PKG_VERSION");
     let mut report = Report::new(PROGRAM, version, form, Lang::of_locale(), out);
     let file = &arguments.config;
-    match config::load(file, arguments.pinning()) {
+    let checked = config::load(file, arguments.pinning());
+    match &checked {
         Ok(checked) => usable(&mut report, file, checked, options, within),
-        Err(e) => unusable(&mut report, file, &e, within),
+        Err(e) => unusable(&mut report, file, e, within),
     }
+    // Also where the configuration is broken: a start would say so in the file that the command line names.
+    let config = checked.as_ref().ok().map(|it| &it.config);
+    report.add_all(disk::log(&arguments.log_options(config)));
     report.add(system::clock(SystemTime::now()));
     report.add(system::threads());
     report.add(system::service(PROGRAM));
@@ -66,7 +70,7 @@ pub fn doctor<W: Write>(arguments: &Arguments, options: Options, out: W) -> Exit
 fn usable<W: Write>(
     report: &mut Report<W>,
     file: &Path,
-    checked: Checked,
+    checked: &Checked,
     options: Options,
     within: Duration,
 ) {
@@ -83,7 +87,6 @@ fn usable<W: Write>(
     resources::raise_open_files();
     report.add(system::descriptors(config.capacity(), config.limits.pairs));
     report.add(system::memory(config.memory_budget));
-    report.add_all(disk::log(&config.logging));
 }
 
 /// Whatever can be asked without a configuration that is whole.

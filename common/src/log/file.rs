@@ -231,18 +231,7 @@ fn open_file(path: &Path, now: SystemTime) -> io::Result<Open> {
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o750);
         builder.recursive(true).create(folder)?;
     }
-    if fs::metadata(path).is_ok_and(|there| is_pipe(&there)) {
-        // Opening it would wait for a reader.
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is a pipe, and a log file is wanted",
-        ));
-    }
-    let mut options = OpenOptions::new();
-    options.append(true).create(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o640);
-    let file = options.open(path)?;
+    let file = append_to(path, true)?;
     let about = file.metadata()?;
     let mut open = Open {
         id: FileId::of(&file, &about)?,
@@ -257,6 +246,22 @@ fn open_file(path: &Path, now: SystemTime) -> io::Result<Open> {
         open.size += 1;
     }
     Ok(open)
+}
+
+/// Opens what is to take lines; changes nothing in it.
+pub(crate) fn append_to(path: &Path, create: bool) -> io::Result<File> {
+    if fs::metadata(path).is_ok_and(|there| is_pipe(&there)) {
+        // Opening it would wait for a reader.
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is a pipe, and a log file is wanted",
+        ));
+    }
+    let mut options = OpenOptions::new();
+    options.append(true).create(create);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o640);
+    options.open(path)
 }
 
 /// Whether a file that somebody left ends in the middle of a line. One that cannot be read counts as whole.

@@ -5,13 +5,24 @@
 //! written, and all numbers that could not yet be reported.
 //!
 //! stdout and the log file have a queue and a thread each: neither waits for the other, nor loses lines by its
-//! fault. What goes wrong with the file is also said on stdout.
+//! fault. What goes wrong with one is also said in the other, by [`News`]:
+//!
+//! ```text
+//!  line of a thread --> Writer --fails for the first time, or works again--> News of the other --> its Writer
+//!                                                                            (at most two)        |
+//!                                            fails: kept, and nothing else happens  <-------------/
+//! ```
+//!
+//! News cause no news: writing them changes nothing that is told, whether it works or not. So two outputs that fail
+//! cannot tell each other for ever. Nobody waits for them either; they are no lines of the queue, so that a full one
+//! does not cost them, and of many only the newest are kept.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Write};
 use std::mem;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,6 +35,8 @@ use crate::codes::Code;
 
 /// Between attempts on a stdout that is non-blocking and full (some supervisors set it so). Performance.
 const PAUSE: Duration = Duration::from_millis(10);
+/// The news that are kept: that the other output fails, and that it works again, in whichever order.
+const NEWS: usize = 2;
 
 /// What may be waiting.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +68,7 @@ enum Item {
     },
     /// Answer when all before is done.
     Flush(Sender<()>),
-    /// Look at the counter of dropped lines.
+    /// Look at the counter of dropped lines, and for news.
     Nudge,
     /// Open the log file anew.
     Reopen,
@@ -94,7 +107,7 @@ pub(super) struct Output {
     /// What our own reports look like.
     pub(super) style: Style,
     /// Where it is said as well that this output fails, and that it works again.
-    pub(super) elsewhere: Option<Queue>,
+    pub(super) elsewhere: Option<Neighbour>,
 }
 
 struct Shared {
@@ -102,9 +115,56 @@ struct Shared {
     lines: AtomicUsize,
     bytes: AtomicUsize,
     dropped: AtomicU64,
+    news: News,
+}
+
+/// What the other output has to say, the oldest first. Locked to put in or take out, never while anything is written.
+#[derive(Default)]
+struct News(Mutex<VecDeque<String>>);
+
+impl News {
+    /// Puts one in, in place of the oldest if there are too many. Says whether there was none before.
+    fn put(&self, text: String) -> bool {
+        // A panic elsewhere leaves a list that is as good as before.
+        let mut news = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = news.is_empty();
+        news.push_back(text);
+        if news.len() > NEWS {
+            news.pop_front();
+        }
+        first
+    }
+
+    fn take(&self) -> Option<String> {
+        let mut news = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        news.pop_front()
+    }
+
+    /// Puts back what was taken, unless newer ones have its place.
+    fn put_back(&self, text: String) {
+        let mut news = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if news.len() < NEWS {
+            news.push_front(text);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        let news = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        news.is_empty()
+    }
 }
 
 impl Shared {
+    fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            lines: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            dropped: AtomicU64::new(0),
+            news: News::default(),
+        }
+    }
+
     /// Takes room for a line of `size` bytes, if there is any.
     fn reserve(&self, size: usize) -> bool {
         let take = |taken: &AtomicUsize, more: usize, limit: usize| {
@@ -138,44 +198,84 @@ impl Shared {
 #[derive(Clone)]
 pub(super) struct Queue {
     shared: Arc<Shared>,
-    items: Sender<Item>,
+    items: Arc<Sender<Item>>,
 }
 
-/// Starts the thread that writes. It ends when the last `Queue` is dropped and everything is written.
-pub(super) fn start(output: Output, limits: Limits) -> io::Result<(Queue, JoinHandle<()>)> {
+/// The other end of a [`Queue`].
+pub(super) struct Outlet {
+    shared: Arc<Shared>,
+    items: Receiver<Item>,
+}
+
+/// A queue that nobody writes out yet. Two that are to hear of each other must be there before either of their outputs.
+pub(super) fn queue(limits: Limits) -> (Queue, Outlet) {
     // Bounded by what `Shared` counts. A bounded channel would take the room for all lines at once, a third of a
     // megabyte that an idle program holds for nothing.
-    let (sender, receiver) = unbounded();
-    let shared = Arc::new(Shared {
-        limits,
-        lines: AtomicUsize::new(0),
-        bytes: AtomicUsize::new(0),
-        dropped: AtomicU64::new(0),
-    });
-    let name = match output.to {
-        Destination::Stdout(_) => "log",
-        Destination::File(_) => "log-file",
-    };
-    let writer = Writer {
-        output,
-        retry: limits.retry,
-        shared: Arc::clone(&shared),
-        owed: Owed::default(),
-        torn: false,
-        failing: false,
-    };
-    let thread = thread::Builder::new()
-        .name(name.to_owned())
-        .stack_size(128 * 1024)
-        .spawn(move || writer.run(&receiver))?;
+    let (sender, items) = unbounded();
+    let shared = Arc::new(Shared::new(limits));
     let queue = Queue {
-        shared,
-        items: sender,
+        shared: Arc::clone(&shared),
+        items: Arc::new(sender),
     };
-    Ok((queue, thread))
+    (queue, Outlet { shared, items })
+}
+
+impl Outlet {
+    fn writer(self, output: Output) -> (Writer, Receiver<Item>) {
+        let writer = Writer {
+            output,
+            retry: self.shared.limits.retry,
+            shared: self.shared,
+            owed: Owed::default(),
+            torn: false,
+            failing: false,
+        };
+        (writer, self.items)
+    }
+
+    /// Starts the thread that writes. It ends when the last `Queue` is dropped and everything is written.
+    pub(super) fn start(self, output: Output) -> io::Result<JoinHandle<()>> {
+        let name = match output.to {
+            Destination::Stdout(_) => "log",
+            Destination::File(_) => "log-file",
+        };
+        let (writer, items) = self.writer(output);
+        thread::Builder::new()
+            .name(name.to_owned())
+            .stack_size(128 * 1024)
+            .spawn(move || writer.run(&items))
+    }
+}
+
+/// A queue as the other output knows it: good for news alone, and no reason for its thread to go on.
+#[derive(Clone)]
+pub(super) struct Neighbour {
+    shared: Arc<Shared>,
+    items: Weak<Sender<Item>>,
+}
+
+impl Neighbour {
+    /// Returns at once.
+    fn tell(&self, news: String) {
+        // One nudge is enough for all that it finds, so that they cannot pile up before a writer that hangs.
+        if self.shared.news.put(news)
+            && let Some(items) = self.items.upgrade()
+        {
+            // If the writer is gone, nobody is left to hear them.
+            let _ = items.send(Item::Nudge);
+        }
+    }
 }
 
 impl Queue {
+    /// For the output that shall tell this one how it fares.
+    pub(super) fn neighbour(&self) -> Neighbour {
+        Neighbour {
+            shared: Arc::clone(&self.shared),
+            items: Arc::downgrade(&self.items),
+        }
+    }
+
     /// Queues a line (with its line end), or drops and counts it. Returns at once in either case.
     pub(super) fn offer(&self, text: String) {
         let size = text.len();
@@ -242,11 +342,12 @@ struct Writer {
 impl Writer {
     fn run(mut self, items: &Receiver<Item>) {
         loop {
-            let item = if self.owes() {
+            let item = if self.owes() || !self.shared.news.is_empty() {
                 match items.recv_timeout(self.retry) {
                     Ok(item) => item,
                     Err(RecvTimeoutError::Timeout) => {
-                        self.settle();
+                        self.collect();
+                        self.pass_on();
                         continue;
                     }
                     Err(RecvTimeoutError::Disconnected) => break,
@@ -266,6 +367,7 @@ impl Writer {
                 }
                 Item::Flush(ack) => {
                     self.collect();
+                    self.pass_on();
                     // Whoever asked may have given up.
                     let _ = ack.send(());
                 }
@@ -275,14 +377,18 @@ impl Writer {
             if items.is_empty() {
                 self.collect();
             }
+            self.pass_on();
         }
         self.collect();
+        self.pass_on();
     }
 
     /// Reports lines dropped since the last that was queued.
     fn collect(&mut self) {
         self.owed.dropped += self.shared.dropped.swap(0, SeqCst);
-        self.settle();
+        if let Err(error) = self.settle() {
+            self.failed(error);
+        }
     }
 
     fn owes(&self) -> bool {
@@ -291,11 +397,8 @@ impl Writer {
 
     /// Writes a line, after what there is to report; a line that cannot be written is one more to report.
     fn line(&mut self, text: &[u8]) {
-        if !self.settle() {
-            self.owed.failed += 1;
-            return;
-        }
-        match self.put(text) {
+        let written = self.settle().and_then(|()| self.begin_line());
+        match written.and_then(|()| self.put(text)) {
             Ok(()) => self.works_again(0),
             Err(error) => {
                 self.failed(error);
@@ -317,14 +420,17 @@ impl Writer {
     fn failed(&mut self, error: io::Error) {
         if !self.failing {
             self.failing = true;
-            let code = match error.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Code::DISK_FULL,
-                _ => Code::LOG_UNWRITABLE,
-            };
-            self.say_elsewhere(format_args!(
-                "the log file {} cannot be written: {error}; until it can be, lines are here alone code={code}",
-                self.output.to
-            ));
+            match &self.output.to {
+                Destination::Stdout(_) => self.say_elsewhere(format_args!(
+                    "stdout cannot be written: {error}; traffic goes on, and until it can be, lines are here alone; \
+                     if what read it has gone, start it anew and this program with it code={}",
+                    Code::STDOUT_LOST
+                )),
+                to @ Destination::File(_) => self.say_elsewhere(format_args!(
+                    "the log file {to} cannot be written: {error}; until it can be, lines are here alone code={}",
+                    Code::of_log_file(&error)
+                )),
+            }
         }
         self.owed.error = Some(error);
     }
@@ -332,8 +438,12 @@ impl Writer {
     /// Says elsewhere that a row of errors is over.
     fn works_again(&mut self, missing: u64) {
         if mem::take(&mut self.failing) {
+            let what = match self.output.to {
+                Destination::Stdout(_) => "",
+                Destination::File(_) => "the log file ",
+            };
             self.say_elsewhere(format_args!(
-                "the log file {} is written again; lines missing in it: {missing}",
+                "{what}{} is written again; lines missing in it: {missing}",
                 self.output.to
             ));
         }
@@ -341,26 +451,39 @@ impl Writer {
 
     fn say_elsewhere(&self, text: fmt::Arguments<'_>) {
         if let Some(elsewhere) = &self.output.elsewhere {
-            elsewhere.offer(self.report(text));
+            // A file has no colours.
+            elsewhere.tell(self.report(text, self.output.style.plain()));
+        }
+    }
+
+    /// Writes what the other output has to say; where that fails, it is tried again later. This must not become known
+    /// to the other one: see the head of this file.
+    fn pass_on(&mut self) {
+        // While lines of our own are lost, one of those attempts will tell.
+        while !self.failing
+            && let Some(news) = self.shared.news.take()
+        {
+            let written = self.begin_line().and_then(|()| self.put(news.as_bytes()));
+            if written.is_err() {
+                self.shared.news.put_back(news);
+                return;
+            }
         }
     }
 
     /// A line of our own.
-    fn report(&self, text: fmt::Arguments<'_>) -> String {
+    fn report(&self, text: fmt::Arguments<'_>, style: Style) -> String {
         let now = SystemTime::now();
-        line::render(now, Level::Warn, "log", text, self.output.style)
+        line::render(now, Level::Warn, "log", text, style)
     }
 
-    /// Reports all losses. Says whether the output may be used.
-    fn settle(&mut self) -> bool {
+    /// Reports all losses; an error means that the output may not be used.
+    fn settle(&mut self) -> io::Result<()> {
         if !self.owes() {
-            return true;
+            return Ok(());
         }
         let mut report = String::new();
-        if self.torn {
-            report.push('\n');
-        }
-        let mut say = |text: fmt::Arguments<'_>| report += &self.report(text);
+        let mut say = |text: fmt::Arguments<'_>| report += &self.report(text, self.output.style);
         if self.owed.dropped > 0 {
             say(format_args!(
                 "log lines dropped here: {} ({} was not {} fast enough) code={}",
@@ -383,17 +506,16 @@ impl Writer {
                 Code::LOG_LINES_LOST
             ));
         }
-        match self.put(report.as_bytes()) {
-            Ok(()) => {
-                let owed = mem::take(&mut self.owed);
-                self.works_again(owed.failed);
-                true
-            }
-            Err(error) => {
-                self.failed(error);
-                false
-            }
-        }
+        self.begin_line()?;
+        self.put(report.as_bytes())?;
+        let owed = mem::take(&mut self.owed);
+        self.works_again(owed.failed);
+        Ok(())
+    }
+
+    /// Ends what a failure left in the middle of a line.
+    fn begin_line(&mut self) -> io::Result<()> {
+        if self.torn { self.put(b"\n") } else { Ok(()) }
     }
 
     /// Writes all, waiting as long as it takes; an error means that the rest is not written.
@@ -417,8 +539,7 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-    use std::sync::{Mutex, mpsc};
+    use std::sync::mpsc;
 
     use super::*;
 
@@ -443,6 +564,11 @@ mod tests {
             style: Style::Text { colour: false },
             elsewhere: None,
         }
+    }
+
+    fn start(output: Output, limits: Limits) -> io::Result<(Queue, JoinHandle<()>)> {
+        let (queue, outlet) = queue(limits);
+        Ok((queue, outlet.start(output)?))
     }
 
     type Written = Arc<Mutex<Vec<u8>>>;
@@ -835,6 +961,95 @@ mod tests {
             "{report}"
         );
         drop(queue);
+    }
+
+    /// Two outputs that tell each other, in the hands of the test: each fails at its next four writes as one of sixteen
+    /// patterns says, and works from then on.
+    #[test]
+    fn news_cause_no_news_however_two_outputs_fail() {
+        let failing = |pattern: u32| {
+            let outcome = |bit: u32| match (pattern >> bit) & 1 {
+                0 => Ok(usize::MAX),
+                // Nothing of it, or a part.
+                _ if bit.is_multiple_of(2) => Err(io::ErrorKind::StorageFull.into()),
+                _ => Ok(5),
+            };
+            let written = Written::default();
+            let out = Scripted {
+                outcomes: (0..4).map(outcome).collect(),
+                written: Arc::clone(&written),
+            };
+            (out, written)
+        };
+        for patterns in 0..256 {
+            let (one, two) = (queue(limits(10, 1000)), queue(limits(10, 1000)));
+            let (to_one, to_two) = (one.0.neighbour(), two.0.neighbour());
+            let (out, first) = failing(patterns % 16);
+            let output = |out, elsewhere| Output {
+                elsewhere: Some(elsewhere),
+                ..to_stdout(out)
+            };
+            let (mut a, _items) = one.1.writer(output(out, to_two));
+            let (out, second) = failing(patterns / 16);
+            let (mut b, _items) = two.1.writer(output(out, to_one));
+            let news = |it: &Writer| it.shared.news.0.lock().unwrap().len();
+            for number in 0..2 {
+                let text = format!("line {number}\n");
+                a.line(text.as_bytes());
+                b.line(text.as_bytes());
+                let mut there = news(&a) + news(&b);
+                for _ in 0..10 {
+                    a.pass_on();
+                    b.pass_on();
+                    let now = news(&a) + news(&b);
+                    assert!(now <= there, "{patterns:08b}: {there}, then {now}");
+                    there = now;
+                }
+            }
+            // What was still owed is written in the end, and not one of the two waits for the other.
+            for _ in 0..5 {
+                for it in [&mut a, &mut b] {
+                    it.collect();
+                    it.pass_on();
+                }
+            }
+            assert_eq!((news(&a), news(&b)), (0, 0), "{patterns:08b}");
+            for (mine, other) in [(&first, &second), (&second, &first)] {
+                let failed = text_of(mine).contains("lines lost here");
+                let told = lines_of(other);
+                let last = told.iter().rfind(|it| it.starts_with("# stdout "));
+                assert_eq!(
+                    last.is_some_and(|it| it.starts_with("# stdout is written again; ")),
+                    failed,
+                    "{patterns:08b}: {told:?}"
+                );
+            }
+        }
+    }
+
+    /// A full queue costs no news, and a writer that hangs is no reason to keep more than two.
+    #[test]
+    fn the_newest_news_are_kept_while_nobody_reads() {
+        let gated = gated(limits(1, 10_000));
+        gated.queue.offer("in the writer's hand\n".to_owned());
+        gated.begun.recv_timeout(AMPLE).unwrap();
+        gated.queue.offer("in the queue\n".to_owned());
+        let neighbour = gated.queue.neighbour();
+        for number in 0..1000 {
+            neighbour.tell(format!("news {number}\n"));
+        }
+        assert_eq!(gated.queue.items.len(), 2, "one line, one nudge");
+        let mut lines = gated.finish();
+        lines.sort();
+        assert_eq!(
+            lines,
+            [
+                "in the queue",
+                "in the writer's hand",
+                "news 998",
+                "news 999"
+            ]
+        );
     }
 
     #[test]

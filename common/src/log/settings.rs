@@ -1,7 +1,7 @@
 //! What can be chosen about the log.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -159,12 +159,95 @@ pub struct LogOptions {
     pub configured: Logging,
 }
 
+/// What holds: the command line, else the configuration. Nobody else joins the two, so that what `check` and `doctor`
+/// look at is what a run does.
 impl LogOptions {
-    pub(super) fn format(&self) -> Format {
+    /// What a line looks like.
+    #[must_use]
+    pub fn format(&self) -> Format {
         self.format.unwrap_or(self.configured.format)
     }
 
-    pub(super) fn file(&self) -> Option<PathBuf> {
-        self.file.clone().or_else(|| self.configured.file.clone())
+    /// The file beside stdout.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref().or(self.configured.file.as_deref())
+    }
+
+    /// When a new file is begun, which the configuration alone can say.
+    #[must_use]
+    pub fn rotation(&self) -> Rotation {
+        self.configured.rotation
+    }
+
+    /// In plain words, for `check`. Of what is so without being asked for, nothing is said.
+    #[must_use]
+    pub fn described(&self) -> Option<String> {
+        let how = match self.format() {
+            Format::Text => "",
+            Format::Json => ", one JSON object per line",
+        };
+        match self.file() {
+            Some(file) => Some(format!(
+                "Logs to stdout and to {}: {}{how}.",
+                file.display(),
+                self.rotation()
+            )),
+            None if how.is_empty() => None,
+            None => Some(format!("Logs to stdout{how}.")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_wins_and_the_configuration_holds_where_it_is_silent() {
+        let typed = |file: Option<&str>, format| LogOptions {
+            file: file.map(PathBuf::from),
+            format,
+            configured: Logging {
+                rotation: Rotation {
+                    max_size: None,
+                    interval: None,
+                    keep: 1,
+                },
+                ..Logging::default()
+            },
+            ..LogOptions::default()
+        };
+        let configured = |mut options: LogOptions| {
+            options.configured.file = Some("configured.log".into());
+            options.configured.format = Format::Json;
+            options.described()
+        };
+        let json = Some(Format::Json);
+        let text = Some(Format::Text);
+        for (said, wanted) in [
+            (typed(None, None).described(), None),
+            (typed(None, text).described(), None),
+            (
+                typed(None, json).described(),
+                Some("Logs to stdout, one JSON object per line."),
+            ),
+            (
+                typed(Some("typed.log"), None).described(),
+                Some("Logs to stdout and to typed.log: which is never rotated."),
+            ),
+            (
+                configured(typed(None, None)),
+                Some(
+                    "Logs to stdout and to configured.log: which is never rotated, one JSON object per line.",
+                ),
+            ),
+            (
+                configured(typed(Some("typed.log"), text)),
+                Some("Logs to stdout and to typed.log: which is never rotated."),
+            ),
+        ] {
+            assert_eq!(said.as_deref(), wanted);
+        }
     }
 }

@@ -282,26 +282,27 @@ pub(super) fn perform(
 
 /// `service run`: does `work` in that folder, as a native service of Windows where there are such.
 #[must_use]
-pub fn run(dir: Option<&Path>, work: impl FnOnce() -> u8 + Send + 'static) -> u8 {
-    if let Some(dir) = dir
-        && let Err(e) = std::env::set_current_dir(dir)
-    {
-        let _ = writeln!(io::stderr(), "{}: {e}", dir.display());
-        return crate::exit::ExitCode::Failure.number();
-    }
+pub fn run(
+    program: &'static str,
+    dir: Option<PathBuf>,
+    work: impl FnOnce() -> u8 + Send + 'static,
+) -> u8 {
+    let work = move || match dir.as_deref().map_or(Ok(()), enter) {
+        Ok(()) => work(),
+        Err(e) => cli::complain(program, &e).number(),
+    };
+    // First: what goes wrong later, the manager of Windows is told as this number.
     #[cfg(windows)]
     match super::scm::dispatch(work) {
         Ok(()) => 0,
-        Err(e) => {
-            let _ = writeln!(
-                io::stderr(),
-                "only the service manager of Windows calls `service run` ({e}); `run` runs in a terminal"
-            );
-            crate::exit::ExitCode::Usage.number()
-        }
+        Err(e) => cli::complain(program, &ServiceError::NotCalled(e.to_string())).number(),
     }
     #[cfg(not(windows))]
     work()
+}
+
+fn enter(dir: &Path) -> Result<(), ServiceError> {
+    std::env::set_current_dir(dir).map_err(|e| ServiceError::Folder(dir.to_owned(), e))
 }
 
 fn only_root() -> Result<(), ServiceError> {

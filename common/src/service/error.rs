@@ -32,6 +32,10 @@ pub enum ServiceError {
     File(PathBuf, io::Error),
     /// The log cannot be read.
     Log(PathBuf, io::Error),
+    /// The service's folder cannot be entered.
+    Folder(PathBuf, io::Error),
+    /// Somebody else than the manager of Windows calls `service run`.
+    NotCalled(String),
     /// The configuration cannot be used.
     Config(String, Code),
 }
@@ -47,6 +51,8 @@ impl Coded for ServiceError {
             Self::NotInstalled(_) => Code::SERVICE_NOT_INSTALLED,
             Self::Write(_) | Self::File(..) => Code::SERVICE_FILE_NOT_WRITTEN,
             Self::Log(..) => Code::SERVICE_LOG_UNREADABLE,
+            Self::Folder(..) => Code::SERVICE_FOLDER,
+            Self::NotCalled(_) => Code::SERVICE_NOT_CALLED,
             Self::Config(_, code) => *code,
         }
     }
@@ -54,7 +60,7 @@ impl Coded for ServiceError {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Config(_, code) => code.exit_code().unwrap_or(ExitCode::Failure),
-            Self::Unusable(..) => ExitCode::Usage,
+            Self::Unusable(..) | Self::NotCalled(_) => ExitCode::Usage,
             _ => ExitCode::Failure,
         }
     }
@@ -101,6 +107,15 @@ impl fmt::Display for ServiceError {
                     _ => write!(f, "{path} cannot be read: {e}"),
                 }
             }
+            Self::Folder(path, e) => write!(
+                f,
+                "the service cannot run in the folder {}: {e}; make it, or install the service anew",
+                path.display()
+            ),
+            Self::NotCalled(why) => write!(
+                f,
+                "only the service manager of Windows calls `service run` ({why}); `run` runs in a terminal"
+            ),
             Self::Config(text, ..) => f.write_str(text),
         }
     }
@@ -110,7 +125,7 @@ impl error::Error for ServiceError {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
         match self {
             Self::Write(e) => e.source(),
-            Self::File(_, e) | Self::Log(_, e) => Some(e),
+            Self::File(_, e) | Self::Log(_, e) | Self::Folder(_, e) => Some(e),
             _ => None,
         }
     }

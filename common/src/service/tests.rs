@@ -624,3 +624,29 @@ mod sysv {
         assert!(alive);
     }
 }
+
+/// Only Windows has a manager that calls it; what a person is told who types it is the same text everywhere.
+#[test]
+fn why_service_run_cannot_has_a_code_and_the_exit_code_of_the_readme() {
+    use crate::codes::{Code, Coded as _};
+    use crate::exit::ExitCode;
+
+    let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+    for (e, code, exit, words) in [
+        (
+            ServiceError::Folder("/var/lib/x".into(), missing),
+            Code::SERVICE_FOLDER,
+            ExitCode::Failure,
+            "in the folder /var/lib/x: ",
+        ),
+        (
+            ServiceError::NotCalled("1063".into()),
+            Code::SERVICE_NOT_CALLED,
+            ExitCode::Usage,
+            "(1063); `run` runs in a terminal",
+        ),
+    ] {
+        assert_eq!((e.code(), e.exit_code()), (code, exit), "{e}");
+        assert!(e.to_string().contains(words), "{e}");
+    }
+}

@@ -17,7 +17,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use minitcptunnel_common::codes::{Code, Coded, Lang};
-use minitcptunnel_common::config::{ConfigError, Endpoint};
+use minitcptunnel_common::config::{ConfigError, Endpoint, Seconds};
 use minitcptunnel_common::dial;
 use minitcptunnel_common::doctor::system::{milliseconds, short};
 use minitcptunnel_common::doctor::{Finding, Form, Level, Report};
@@ -28,6 +28,7 @@ use minitcptunnel_common::identity::{self, AllowListFile};
 use minitcptunnel_common::pki::ServerTls;
 use minitcptunnel_common::resources;
 
+use super::Arguments;
 use crate::config::{Checked, Config, Forward};
 use crate::forward;
 use crate::reverse::within::Within;
@@ -35,25 +36,28 @@ use crate::reverse::within::Within;
 /// This program.
 const PROGRAM: &str = "minitcptunnel-server";
 
-/// Looks at everything and shows it on `out`. `file` is where `checked` comes from.
+/// Looks at everything and shows it on `out`. `checked` is what `typed` asks for.
 pub fn doctor<W: Write>(
-    file: Option<&Path>,
+    typed: &Arguments,
     checked: Result<Checked, ConfigError>,
-    within: Option<Duration>,
     json: bool,
     out: W,
 ) -> ExitCode {
-    let within = within.unwrap_or(health::WITHIN);
+    let within = typed.timeout.map_or(health::WITHIN, Seconds::duration);
     let form = Form::asked(json);
     let version = env!("CARGO_PKG_VERSION");
     let mut report = Report::new(PROGRAM, version, form, Lang::of_locale(), out);
-    match checked {
+    match &checked {
         Ok(checked) => {
+            let file = typed.config.as_deref();
             report.add_all(settings::fine(file, &checked.warnings));
             usable(&mut report, &checked.config, within);
         }
-        Err(e) => report.add(settings::broken(&e)),
+        Err(e) => report.add(settings::broken(e)),
     }
+    // Also where the configuration is broken: a start would say so in the file that the command line names.
+    let config = checked.as_ref().ok().map(|it| &it.config);
+    report.add_all(disk::log(&typed.log_options(config)));
     report.add(system::clock(SystemTime::now()));
     report.add(system::threads());
     report.add(system::service(PROGRAM));
@@ -79,7 +83,6 @@ fn usable<W: Write>(report: &mut Report<W>, config: &Config, within: Duration) {
     let capacity = Within::new(files, config).pairs;
     report.add(system::descriptors(capacity, config.limits.pairs));
     report.add(system::memory(config.memory_budget));
-    report.add_all(disk::log(&config.logging));
 }
 
 fn key(file: &Path) -> Vec<Finding> {

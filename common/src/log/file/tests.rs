@@ -2,7 +2,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use super::super::line::Style;
-use super::super::queue::{self, Destination, Limits, Output, Queue};
+use super::super::queue::{self, Destination, Limits, Neighbour, Output, Queue};
 use super::*;
 use crate::scratch::Scratch;
 
@@ -72,13 +72,14 @@ fn text(path: impl AsRef<Path>) -> String {
     fs::read_to_string(path.as_ref()).unwrap_or_else(|e| panic!("{}: {e}", path.as_ref().display()))
 }
 
-fn queued(file: LogFile, elsewhere: Option<Queue>) -> (Queue, thread::JoinHandle<()>) {
+fn queued(file: LogFile, elsewhere: Option<Neighbour>) -> (Queue, thread::JoinHandle<()>) {
+    let (queue, outlet) = queue::queue(Limits::default());
     let output = Output {
         to: Destination::File(file),
         style: Style::Text { colour: false },
         elsewhere,
     };
-    queue::start(output, Limits::default()).unwrap()
+    (queue, outlet.start(output).unwrap())
 }
 
 fn flush(queue: &Queue) {
@@ -104,7 +105,8 @@ fn overheard() -> (Queue, Arc<Mutex<Vec<u8>>>) {
         style: Style::Text { colour: false },
         elsewhere: None,
     };
-    let (queue, _thread) = queue::start(output, Limits::default()).unwrap();
+    let (queue, outlet) = queue::queue(Limits::default());
+    outlet.start(output).unwrap();
     (queue, heard)
 }
 
@@ -397,7 +399,10 @@ fn a_folder_that_cannot_be_made_costs_counted_lines_and_is_told_once() {
     let path = folder.join("a.log");
     fs::write(&folder, "in the way").unwrap();
     let (elsewhere, heard) = overheard();
-    let (queue, _thread) = queued(LogFile::new(path.clone(), NEVER), Some(elsewhere.clone()));
+    let (queue, _thread) = queued(
+        LogFile::new(path.clone(), NEVER),
+        Some(elsewhere.neighbour()),
+    );
     for line in ["a\n", "b\n", "c\n"] {
         queue.offer(line.to_owned());
     }
@@ -421,6 +426,86 @@ fn a_folder_that_cannot_be_made_costs_counted_lines_and_is_told_once() {
     assert!(heard[1].ends_with("a.log is written again; lines missing in it: 3"));
 }
 
+/// stdout and the file as a program has them, by what becomes of each: what the file has in the end about stdout, and
+/// that no line of its own is missing.
+#[test]
+fn a_stdout_that_is_gone_is_told_in_the_file_once() {
+    /// A pipe: its reader is there, or has gone.
+    struct Pipe(bool);
+    impl Write for Pipe {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            if self.0 {
+                Ok(text.len())
+            } else {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    for (read, disk, told) in [
+        (true, true, 0),
+        (false, true, 1),
+        (true, false, 0),
+        // Both fail: it is told as soon as the file can be written.
+        (false, false, 1),
+    ] {
+        let dir = Scratch::new();
+        let folder = dir.path().join("logs");
+        let path = folder.join("a.log");
+        if !disk {
+            fs::write(&folder, "in the way").unwrap();
+        }
+        let (stdout, to_stdout) = queue::queue(Limits::default());
+        let (file, to_file) = queue::queue(Limits::default());
+        let style = Style::Text { colour: true };
+        to_stdout
+            .start(Output {
+                to: Destination::Stdout(Box::new(Pipe(read))),
+                style,
+                elsewhere: Some(file.neighbour()),
+            })
+            .unwrap();
+        to_file
+            .start(Output {
+                to: Destination::File(LogFile::new(path.clone(), NEVER)),
+                style: style.plain(),
+                elsewhere: Some(stdout.neighbour()),
+            })
+            .unwrap();
+        let flush_all = || [&file, &stdout, &file].map(flush);
+        for number in 0..100 {
+            for queue in [&file, &stdout] {
+                queue.offer(format!("line {number}\n"));
+            }
+        }
+        flush_all();
+        if !disk {
+            fs::remove_file(&folder).unwrap();
+        }
+        for queue in [&file, &stdout] {
+            queue.offer("last\n".to_owned());
+        }
+        flush_all();
+        let written = text(&path);
+        let news: Vec<&str> = reports(&written)
+            .into_iter()
+            .filter(|line| line.contains("stdout"))
+            .collect();
+        assert_eq!(news.len(), told, "{read} {disk}: {written}");
+        for news in news {
+            assert!(
+                news.starts_with("stdout cannot be written: ") && news.ends_with(" code=E1308"),
+                "no colour: {news:?}"
+            );
+        }
+        let own = written.lines().filter(|line| line.starts_with("l")).count();
+        assert_eq!(own, if disk { 101 } else { 1 }, "{written}");
+    }
+}
+
 /// What only Unix has.
 #[cfg(unix)]
 mod unix {
@@ -436,7 +521,10 @@ mod unix {
         symlink("/dev/full", &path).unwrap();
         let clock = Hand::at_noon();
         let (elsewhere, heard) = overheard();
-        let (queue, _thread) = queued(clock.file(&path, by_size(1, 3)), Some(elsewhere.clone()));
+        let (queue, _thread) = queued(
+            clock.file(&path, by_size(1, 3)),
+            Some(elsewhere.neighbour()),
+        );
         for line in ["a\n", "b\n", "c\n"] {
             queue.offer(line.to_owned());
         }
