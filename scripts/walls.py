@@ -444,7 +444,7 @@ def check_codes(root):
         # What the errors have in common is chosen beside the list.
         said.update(re.findall(r"\b(?:Code|Self)\s*::\s*([A-Z][A-Z_]+)\b", source.code))
         # `log!` and `log_limited!` may choose ERROR as they go.
-        for m in re.finditer(r"\b(?:log::error|log::log|log_limited)!\s*\((?!\s*(?:::)?log::Level::(?:Warn|Info|Debug|Trace)\b|\s*Level::)", source.code):
+        for m in re.finditer(r"\b(?:log::error|log::log|log_limited)!\s*\((?!\s*(?:(?:::)?log::)?Level::(?:Warn|Info|Debug|Trace)\b)", source.code):
             call = source.text[m.start() : closing(source.code, m.end())]
             # Lines that come ready made have theirs already.
             if not re.search(r"code=|\{line\}|\{code\}|\$text", call):
@@ -695,6 +695,8 @@ def self_test():
               "fn f() {\n    log::error!(\n        \"it broke; see code\",\n    );\n}\n")
     file_case("a line that may be ERROR without a code", "an ERROR line without code=", "client/src/lib.rs",
               "fn f() {\n    log_limited!(kind.level(), say, \"it broke ({why})\");\n    log::warn!(\"code={c}\");\n}\n")
+    file_case("an ERROR line by its level alone", "an ERROR line without code=", "client/src/lib.rs",
+              "fn f() {\n    log_limited!(Level::Error, say, \"it broke\");\n}\n")
 
     # Places.
     for line in ("see /" + "work/main/x", "/" + "root/.cargo", "/" + "home/someone/src", "C:\\" + "Users\\me", "/" + "Users/me/x",

@@ -481,7 +481,7 @@ fn a_forward_without_names_says_so_once_and_works_when_they_come() {
         ),
     );
     ping(&mut connect(local)).expect("an echo");
-    let works = "the server takes connections; it did not for * connections closed=5";
+    let works = "the server takes connections; failed attempts=* within * connections closed=5";
     client.log.wait(&format!(" INFO *{works}"), PATIENCE);
     // What fails after that is news.
     let from = client.log.mark();

@@ -5,6 +5,8 @@ use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -406,6 +408,53 @@ fn our_client_knows_what_passes_by_itself() {
          *does not speak TLS* code=E1209",
         PATIENCE,
     );
+}
+
+/// Of several attempts that are under way at once each is told, whatever came of another one a moment ago.
+#[test]
+fn our_client_tells_of_each_attempt_that_fails() {
+    let dir = TempDir::new();
+    certificates(dir.path());
+    let come = AtomicUsize::new(0);
+    let told = Arc::new(AtomicBool::new(false));
+    let peer = {
+        let told = told.clone();
+        Service::start(move |mut stream| {
+            // One is cut when all are there, the others get another answer after that.
+            let first = come.fetch_add(1, SeqCst) == 0;
+            eventually(PATIENCE, "all of them", || {
+                (if first {
+                    come.load(SeqCst) >= 4
+                } else {
+                    told.load(SeqCst)
+                })
+                .then_some(())
+            });
+            if first {
+                return Ok(());
+            }
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")?;
+            stream.read_to_end(&mut Vec::new()).map(drop)
+        })
+    };
+    let mut forward = to_server("peer", peer.port());
+    forward["timeouts"] = json!({ "backoff_min": 300, "backoff_max": 300, "retry_within": 600 });
+    let client = start_forwards("client", &dir, &json!({ "forwards": [forward] }));
+    let visitors = [(); 4].map(|()| connect((Ipv4Addr::LOCALHOST, port_of(&client, "peer"))));
+    client.log.wait(
+        " ERROR *the server cut the connection *; next try in * code=E1210",
+        PATIENCE,
+    );
+    told.store(true, SeqCst);
+    client.log.wait(
+        " ERROR *the server does not speak TLS* code=E1209",
+        PATIENCE,
+    );
+    client.log.wait(
+        " WARN *is closed at once, as waiting would not help: *does not speak TLS* code=E1209",
+        PATIENCE,
+    );
+    drop(visitors);
 }
 
 /// A client that is wrong, as our server meets it.

@@ -404,14 +404,15 @@ impl EventLoop {
                     given_up = listening.plan.give_up();
                     outlook += LASTS;
                 }
-                if let Some(pause) = pause {
-                    if listening.plan.is_wanting() {
-                        let (pause, waiting) = (pause.as_secs_f64(), listening.plan.waiting());
-                        outlook +=
-                            &format!("; next try in {pause:.1} s, connections that wait={waiting}");
-                    }
-                    listening.failed(&problem, &outlook, now);
+                if let Some(pause) = pause
+                    && listening.plan.is_wanting()
+                {
+                    let (pause, waiting) = (pause.as_secs_f64(), listening.plan.waiting());
+                    outlook +=
+                        &format!("; next try in {pause:.1} s, connections that wait={waiting}");
                 }
+                // Each of those that were under way at once: one of them may know more than the others.
+                listening.failed(&problem, &outlook, now);
                 for local in given_up {
                     listening.server.metrics.refusals.add(Refusal::Unreachable);
                     listening.turned_away(local.address, Away::AtOnce(problem.code), now);

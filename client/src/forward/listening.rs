@@ -210,11 +210,10 @@ impl Listening {
     fn say_what_works(&mut self, now: Instant) {
         if let Some(over) = self.news.tick(now) {
             log::info!(
-                "forward {}: the server takes connections; it did not for {:.1} s, failed attempts={}, \
-                 connections closed={}",
+                "forward {}: the server takes connections; failed attempts={} within {:.1} s, connections closed={}",
                 self.server.name,
-                over.lasted.as_secs_f64(),
                 over.failures,
+                over.within.as_secs_f64(),
                 over.turned_away
             );
         }

@@ -31,6 +31,8 @@ pub(super) struct News {
 /// Since something has failed, until the server works.
 struct Outage {
     since: Instant,
+    /// When something failed last.
+    until: Instant,
     failures: u64,
     turned_away: u64,
     /// The latest failure, in words.
@@ -42,7 +44,8 @@ struct Outage {
 /// An outage that is over.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Over {
-    pub(super) lasted: Duration,
+    /// From the first failure to the last. Where nobody had a use for the server nobody tried.
+    pub(super) within: Duration,
     pub(super) failures: u64,
     pub(super) turned_away: u64,
 }
@@ -51,6 +54,7 @@ impl News {
     fn outage(&mut self, now: Instant) -> &mut Outage {
         self.outage.get_or_insert_with(|| Outage {
             since: now,
+            until: now,
             failures: 0,
             turned_away: 0,
             why: String::new(),
@@ -62,6 +66,7 @@ impl News {
     pub(super) fn failed(&mut self, reason: &str, now: Instant) -> Say {
         let outage = self.outage(now);
         outage.failures += 1;
+        outage.until = now;
         outage.works = None;
         reason.clone_into(&mut outage.why);
         self.failures.failed(reason, now)
@@ -100,10 +105,7 @@ impl News {
         self.failures.succeeded();
         self.visitors.succeeded();
         Some(Over {
-            lasted: outage
-                .works
-                .unwrap_or(now)
-                .saturating_duration_since(outage.since),
+            within: outage.until.saturating_duration_since(outage.since),
             failures: outage.failures,
             turned_away: outage.turned_away,
         })

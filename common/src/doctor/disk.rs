@@ -65,12 +65,18 @@ fn writable(file: &Path, rotation: Rotation) -> Result<PathBuf, Finding> {
     let about = match fs::metadata(file) {
         Ok(about) => about,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            // Behind a link that leads nowhere, the file is made where it leads.
-            return takes_log(&target_of(file)).map_err(|e| unwritable(&e));
+            // Behind a link that leads nowhere, the file is made where it leads, but no folder is.
+            let target = target_of(file);
+            if target != file && !folder_of(&target).is_dir() {
+                let what = format!("it leads to {}, where no folder is", target.display());
+                return Err(unwritable(&io::Error::new(e.kind(), what)));
+            }
+            return takes_log(&target).map_err(|e| unwritable(&e));
         }
         Err(e) => return Err(unwritable(&e)),
     };
-    log_file::append_to(file, false).map_err(|e| unwritable(&e))?;
+    // As a run does: a system may refuse to open what is there in a way that could make it.
+    log_file::append_to(file, about.is_file()).map_err(|e| unwritable(&e))?;
     // Of devices and the like nothing is renamed.
     let rotates = rotation.max_size.is_some() || rotation.interval.is_some();
     if about.is_file() && rotates {
@@ -83,8 +89,11 @@ fn writable(file: &Path, rotation: Rotation) -> Result<PathBuf, Finding> {
     Ok(folder_of(file).to_owned())
 }
 
-/// Where a rename needs a right to the file itself: on Windows, where others who have it open can forbid it, too.
+/// Where a rename needs a right to the file itself: in a folder for everybody (`/tmp`), and on Windows, where others who
+/// have it open can forbid it, too.
 fn may_rename(file: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    may_rename_as(file, rustix::process::geteuid().as_raw())?;
     #[cfg(windows)]
     {
         use std::os::windows::fs::OpenOptionsExt as _;
@@ -95,8 +104,21 @@ fn may_rename(file: &Path) -> io::Result<()> {
             .open(file)
             .map(drop)?;
     }
-    #[cfg(not(windows))]
-    let _ = file;
+    Ok(())
+}
+
+/// In a sticky folder only the owner of the file, or of the folder, may.
+#[cfg(unix)]
+fn may_rename_as(file: &Path, user: u32) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    const STICKY: u32 = 0o1000;
+    let folder = fs::metadata(folder_of(file))?;
+    let owners = [fs::symlink_metadata(file)?.uid(), folder.uid(), 0];
+    if folder.mode() & STICKY != 0 && !owners.contains(&user) {
+        let what =
+            "the file is somebody else's, in a folder where everybody may rename only his own";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+    }
     Ok(())
 }
 
@@ -370,6 +392,7 @@ mod unix {
         fs::write(at("file"), "x").unwrap();
         for (name, target, level) in [
             ("to-nothing", "later.log", Level::Ok),
+            ("to-no-folder", "nowhere/deep/later.log", Level::Error),
             ("into-a-file", "file/later.log", Level::Error),
             ("to-a-link", "into-a-file", Level::Error),
             ("round", "round", Level::Error),
@@ -387,9 +410,29 @@ mod unix {
             "into-a-file",
             "round",
             "to-a-link",
+            "to-no-folder",
             "to-nothing",
         ];
         assert_eq!(scratch.names(), left);
+    }
+
+    #[test]
+    fn in_a_folder_for_everybody_each_renames_his_own() {
+        let scratch = Scratch::new();
+        let (folder, file) = (scratch.path().join("tmp"), scratch.path().join("tmp/a.log"));
+        fs::create_dir(&folder).unwrap();
+        fs::write(&file, "x").unwrap();
+        let own = rustix::process::geteuid().as_raw();
+        let other = own + 1;
+        for (mode, user, may) in [
+            (0o777, other, true),
+            (0o1777, other, false),
+            (0o1777, own, true),
+            (0o1777, 0, true),
+        ] {
+            fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(may_rename_as(&file, user).is_ok(), may, "{mode:o} {user}");
+        }
     }
 
     #[test]

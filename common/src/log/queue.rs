@@ -459,8 +459,8 @@ impl Writer {
     /// Writes what the other output has to say; where that fails, it is tried again later. This must not become known
     /// to the other one: see the head of this file.
     fn pass_on(&mut self) {
-        // While lines of our own are lost, one of those attempts will tell.
-        while !self.failing
+        // While lines of our own are owed, the attempt to report those will tell.
+        while !(self.failing && self.owes())
             && let Some(news) = self.shared.news.take()
         {
             let written = self.begin_line().and_then(|()| self.put(news.as_bytes()));

@@ -382,7 +382,8 @@ fn is_up(manager: Manager, code: Option<i32>, said: &str) -> Option<bool> {
         // `sc query` succeeds for every service that there is. NSSM's are about to start for a while after they did.
         Manager::Windows | Manager::Nssm => {
             let up = ["RUNNING", "START_PENDING"];
-            Some(fine && up.iter().any(|it| said.contains(it)))
+            let known = fine || said.contains(UNKNOWN_TO_WINDOWS);
+            known.then(|| fine && up.iter().any(|it| said.contains(it)))
         }
         _ => Some(fine),
     }
@@ -620,6 +621,8 @@ mod tests {
             (Manager::Sysv, Some(1), "", Some(false)),
             (Manager::Windows, Some(0), "STATE : 4 RUNNING", Some(true)),
             (Manager::Windows, Some(0), "STATE : 1 STOPPED", Some(false)),
+            (Manager::Windows, Some(36), "FAILED 1060:", Some(false)),
+            (Manager::Windows, Some(5), "OpenSCManager FAILED 5:", None),
         ] {
             assert_eq!(is_up(manager, code, said), up, "{manager} {code:?} {said}");
         }

@@ -81,7 +81,7 @@ fn what_works_is_told_once_when_it_has_for_a_while() {
     assert_eq!(news.deadline(), Some(at(140)));
     assert_eq!(news.tick(at(139)), None);
     let over = Over {
-        lasted: s(30),
+        within: s(1),
         failures: 2,
         turned_away: 1,
     };
