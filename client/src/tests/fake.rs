@@ -27,6 +27,11 @@ pub(super) struct FakeServer {
 impl FakeServer {
     pub(super) fn new() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // Before anybody connects. Otherwise the system holds what is not read, up to 32 MiB where it may, and to fill
+        // that takes minutes under wine.
+        socket2::SockRef::from(&listener)
+            .set_recv_buffer_size(64 * 1024)
+            .unwrap();
         let port = listener.local_addr().unwrap().port();
         let (sender, connections) = channel();
         // Ends with the first connection after the test is over, or with the test program.
