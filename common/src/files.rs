@@ -271,7 +271,7 @@ fn create_temp(
 }
 
 /// The folder of a file; a bare name lives in the current one.
-fn folder_of(path: &Path) -> &Path {
+pub(crate) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

@@ -58,12 +58,11 @@ pub fn doctor<W: Write>(arguments: &Arguments, options: Options, out: W) -> Exit
         Ok(checked) => usable(&mut report, file, checked, options, within),
         Err(e) => unusable(&mut report, file, e, within),
     }
-    // Where the configuration is broken nobody knows what it says of the log, but a start would say that it is in the
-    // file that the command line names.
     let config = checked.as_ref().ok().map(|it| &it.config);
-    if config.is_some() || arguments.log_file.is_some() {
-        report.add_all(disk::log(&arguments.log_options(config)));
-    }
+    report.add_all(disk::log_of(
+        &arguments.log_options(config),
+        config.is_some(),
+    ));
     report.add(system::clock(SystemTime::now()));
     report.add(system::threads());
     report.add(system::service(PROGRAM));

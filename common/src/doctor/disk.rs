@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Finding;
 use crate::codes::Code;
+use crate::files::folder_of;
 use crate::identity::exposed;
 use crate::log::{LogOptions, Rotation, file as log_file};
 
@@ -20,8 +21,19 @@ const LOG: &str = "log";
 
 /// Whether the log file can be written, and has room. It is tried, as rights alone do not tell (a file system that is
 /// read-only, access lists); a file that is there stays as it is, and nothing that was made for the trial is left.
+///
+/// `configured`: whether the configuration is in `options`. Where it is broken nobody knows what it says of the log, but
+/// a start would say that it is in the file that the command line names.
 #[must_use]
-pub fn log(options: &LogOptions) -> Vec<Finding> {
+pub fn log_of(options: &LogOptions, configured: bool) -> Vec<Finding> {
+    if configured || options.file().is_some() {
+        log(options)
+    } else {
+        Vec::new()
+    }
+}
+
+fn log(options: &LogOptions) -> Vec<Finding> {
     let Some(file) = options.file() else {
         let what = "goes to stdout alone, which whoever starts the program keeps";
         return vec![Finding::ok(LOG, what)];
@@ -136,22 +148,20 @@ fn takes_log(file: &Path) -> io::Result<PathBuf> {
         return Err(io::Error::new(io::ErrorKind::NotADirectory, e));
     }
     match first {
-        None => tried(&file_for_trial(file), |it| {
-            let made = OpenOptions::new().write(true).create_new(true).open(it);
-            made.map(drop).and_then(|()| fs::remove_file(it))
-        })?,
+        None => tried(&file_for_trial(file), make_and_remove)?,
         Some(first) => tried(&file_for_trial(first), |it| {
             fs::create_dir(it)?;
-            let inside = file_for_trial(&it.join(file.file_name().unwrap_or_default()));
-            let made = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .open(&inside);
-            let made = made.map(drop).and_then(|()| fs::remove_file(&inside));
+            let name = file.file_name().unwrap_or_default();
+            let made = make_and_remove(&file_for_trial(&it.join(name)));
             fs::remove_dir(it).and(made)
         })?,
     }
     Ok(there.to_owned())
+}
+
+fn make_and_remove(file: &Path) -> io::Result<()> {
+    let made = OpenOptions::new().write(true).create_new(true).open(file);
+    made.map(drop).and_then(|()| fs::remove_file(file))
 }
 
 /// Does it, and tells where.
@@ -179,16 +189,6 @@ fn file_for_trial(path: &Path) -> PathBuf {
         now.map_or(0, |now| now.subsec_nanos())
     ));
     name.into()
-}
-
-/// The folder of a path, which for a bare name is the one we are in.
-fn folder_of(path: &Path) -> &Path {
-    let folder = path.parent().unwrap_or(path);
-    if folder.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        folder
-    }
 }
 
 /// What is at the end of links. The system itself has followed them before, so they do not lead in a circle.
@@ -238,7 +238,7 @@ mod tests {
     };
 
     /// As the command line asks for it.
-    fn typed(file: impl Into<PathBuf>, rotation: Rotation) -> LogOptions {
+    pub(super) fn typed(file: impl Into<PathBuf>, rotation: Rotation) -> LogOptions {
         LogOptions {
             file: Some(file.into()),
             configured: Logging {
@@ -326,23 +326,14 @@ mod tests {
 
 #[cfg(all(test, unix))]
 mod unix {
+    use super::tests::typed;
     use super::*;
     use crate::doctor::Level;
-    use crate::log::Logging;
     use crate::scratch::Scratch;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     fn found(file: PathBuf, rotation: Rotation) -> Finding {
-        let configured = Logging {
-            rotation,
-            ..Logging::default()
-        };
-        let mut found = log(&LogOptions {
-            file: Some(file),
-            configured,
-            ..LogOptions::default()
-        });
-        found.remove(0)
+        log(&typed(file, rotation)).remove(0)
     }
 
     /// `/proc` has the right modes and takes no file, from root neither.

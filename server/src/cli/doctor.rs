@@ -55,12 +55,8 @@ pub fn doctor<W: Write>(
         }
         Err(e) => report.add(settings::broken(e)),
     }
-    // Where the configuration is broken nobody knows what it says of the log, but a start would say that it is in the
-    // file that the command line names.
     let config = checked.as_ref().ok().map(|it| &it.config);
-    if config.is_some() || typed.log_file.is_some() {
-        report.add_all(disk::log(&typed.log_options(config)));
-    }
+    report.add_all(disk::log_of(&typed.log_options(config), config.is_some()));
     report.add(system::clock(SystemTime::now()));
     report.add(system::threads());
     report.add(system::service(PROGRAM));
