@@ -552,6 +552,9 @@ fn the_log_file_of_the_command_line_is_the_one_that_is_tried() {
         let found = with(Value::from(7), &["--log-file", "/proc/typed.log"]);
         assert_eq!(found.of("config"), ["error E0303"], "{:#}", found.json);
         assert_eq!(found.of("log"), ["error E1301"], "{:#}", found.json);
+        // Where nothing is typed nobody knows where it would.
+        let found = with(Value::from(7), &[]);
+        assert!(found.of("log").is_empty(), "{:#}", found.json);
 
         let check = |log: Value, arguments: &[&str]| {
             let file = config(log);

@@ -410,7 +410,7 @@ fn our_client_knows_what_passes_by_itself() {
     );
 }
 
-/// Of several attempts that are under way at once each is told, whatever came of another one a moment ago.
+/// Of several attempts that are under way at once each is told or counted, whatever came of another one a moment ago.
 #[test]
 fn our_client_tells_of_each_attempt_that_fails() {
     let dir = TempDir::new();

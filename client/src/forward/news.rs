@@ -30,8 +30,9 @@ pub(super) struct News {
 
 /// Since something has failed, until the server works.
 struct Outage {
+    /// When the first attempt failed.
     since: Instant,
-    /// When something failed last.
+    /// When an attempt failed last.
     until: Instant,
     failures: u64,
     turned_away: u64,
@@ -44,7 +45,7 @@ struct Outage {
 /// An outage that is over.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Over {
-    /// From the first failure to the last. Where nobody had a use for the server nobody tried.
+    /// From the first failed attempt to the last. Where nobody had a use for the server nobody tried.
     pub(super) within: Duration,
     pub(super) failures: u64,
     pub(super) turned_away: u64,
@@ -65,6 +66,10 @@ impl News {
     /// An attempt failed for this reason: what to say about it.
     pub(super) fn failed(&mut self, reason: &str, now: Instant) -> Say {
         let outage = self.outage(now);
+        if outage.failures == 0 {
+            // A visitor may have been turned away before, while the first attempt hung.
+            outage.since = now;
+        }
         outage.failures += 1;
         outage.until = now;
         outage.works = None;

@@ -23,7 +23,7 @@ const LOG: &str = "log";
 /// read-only, access lists); a file that is there stays as it is, and nothing that was made for the trial is left.
 ///
 /// `configured`: whether the configuration is in `options`. Where it is broken nobody knows what it says of the log, but
-/// a start would say that it is in the file that the command line names.
+/// a start would say that it is broken in the file that the command line names.
 #[must_use]
 pub fn log_of(options: &LogOptions, configured: bool) -> Vec<Finding> {
     if configured || options.file().is_some() {
@@ -119,7 +119,7 @@ fn may_rename(file: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// In a sticky folder only the owner of the file, or of the folder, may.
+/// In a sticky folder only the owner of the file or of the folder may, and root.
 #[cfg(unix)]
 fn may_rename_as(file: &Path, user: u32) -> io::Result<()> {
     use std::os::unix::fs::MetadataExt as _;

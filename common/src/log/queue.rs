@@ -539,9 +539,12 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::sync::mpsc;
 
     use super::*;
+    use crate::log::Rotation;
+    use crate::scratch::Scratch;
 
     /// Far more than any step takes; only a fault waits so long.
     const AMPLE: Duration = Duration::from_secs(60);
@@ -1025,6 +1028,30 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// A file that could not be opened anew while nothing was logged owes no line, and takes news as soon as it can.
+    #[test]
+    fn news_get_through_where_an_idle_file_failed() {
+        let scratch = Scratch::new();
+        let path = scratch.path().join("a.log");
+        fs::create_dir(&path).unwrap();
+        let (queue, outlet) = queue(limits(10, 1000));
+        let (mut writer, _items) = outlet.writer(Output {
+            to: Destination::File(LogFile::new(path.clone(), Rotation::USUAL)),
+            ..to_stdout(io::sink())
+        });
+        writer.reopen();
+        assert!(writer.failing && !writer.owes());
+        queue.neighbour().tell("news\n".to_owned());
+        writer.pass_on();
+        assert!(
+            !writer.shared.news.is_empty(),
+            "kept while there is a folder"
+        );
+        fs::remove_dir(&path).unwrap();
+        writer.pass_on();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "news\n");
     }
 
     /// A full queue costs no news, and a writer that hangs is no reason to keep more than two.

@@ -108,6 +108,23 @@ fn a_server_that_takes_connections_and_refuses_them_is_told_once() {
     assert_eq!(news.tick(start + s(9_000)), None);
 }
 
+/// A visitor may go while the first attempt still hangs.
+#[test]
+fn an_outage_is_counted_from_the_first_attempt_that_failed() {
+    let start = Instant::now();
+    let mut news = News::default();
+    assert_eq!(news.turned_away(start), Say::Line);
+    let _ = news.failed("no answer", start + s(30));
+    let _ = news.failed("no answer", start + s(37));
+    news.connected(start + s(40));
+    let over = Over {
+        within: s(7),
+        failures: 2,
+        turned_away: 1,
+    };
+    assert_eq!(news.tick(start + s(50)), Some(over));
+}
+
 #[test]
 fn the_first_who_is_turned_away_is_told_and_the_others_are_counted() {
     let start = Instant::now();
