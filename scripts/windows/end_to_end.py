@@ -344,6 +344,8 @@ def fresh(folder):
 
 
 SERVICE = "MiniTCPTunnelTest"
+# NSSM's own AppThrottle is 1.5 s.
+THROTTLE = 2
 DRIVE = "C:\\mtt"
 
 
@@ -434,11 +436,15 @@ def nssm(target, quick):
         os.kill(victim, signal.SIGKILL)
         log.wait("Control Server listening on", 3)
         ready(public)
-        say(f"killed; NSSM started it again, and traffic goes through after {time.monotonic() - began:.1f} s")
+        again = time.monotonic()
+        say(f"killed; NSSM started it again, and traffic goes through after {again - began:.1f} s")
         visitor.bulk(public, 1)
 
-        # It may look before the service manager has taken note, and says so; what counts is that it stops.
-        run("stop", SERVICE, good=(0, 1))
+        # NSSM takes a program for started that has run for its AppThrottle. Until then a stop of one that it starts
+        # again does stop it, but 3 times of 12 NSSM told the service manager afterwards that the service runs; nothing
+        # shows from outside when that time is over.
+        time.sleep(max(0, THROTTLE - (time.monotonic() - again)))
+        run("stop", SERVICE)
         run.wait("SERVICE_STOPPED")
         log.wait("Server stopped: ", 2)
         run("remove", SERVICE, "confirm")
