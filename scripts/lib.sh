@@ -113,8 +113,9 @@ wait_for() {
 # steps_begin [COMMAND]: from here on `step` counts; at the end of the script COMMAND runs (`table`, if none is given).
 steps_begin() {
     steps=() seconds=() results=() failed=0 started=$SECONDS
+    steps_said=$(mktemp -d)
     # shellcheck disable=SC2064
-    trap "${1:-table}" EXIT
+    trap "${1:-table}; rm -rf '$steps_said'" EXIT
 }
 
 # table: what the steps so far took and came to.
@@ -133,13 +134,19 @@ readonly CANNOT_BE_TRIED=77
 # step NAME COMMAND...: run, time, remember. A failed step does not hide what the later ones have to say. A function
 # may leave a word for the table in `remark`.
 step() {
-    local name=$1 from=$SECONDS code=0
+    local name=$1 from=$SECONDS code=0 step_out step_tee
     shift
     remark=''
     printf '\n'
     say "$name"
-    "$@" || code=$?
+    # Signals to the whole group must not end what the table is still to go through.
+    exec {step_out}> >(trap '' HUP INT TERM && exec tee "$steps_said/${#steps[@]}")
+    step_tee=$!
+    "$@" >&"$step_out" 2>&1 {step_out}>&- || code=$?
+    exec {step_out}>&-
     steps+=("$name") seconds+=("$((SECONDS - from))")
+    # The last of it has to be there before anything else is said. What a step has left running may hold it back.
+    timeout 20 tail -s 0.05 --pid="$step_tee" -f /dev/null || true
     if [ "$code" -eq 0 ]; then
         results+=("ok${remark:+: $remark}")
     elif [ "$code" -eq "$CANNOT_BE_TRIED" ]; then
@@ -151,12 +158,35 @@ step() {
     return 0
 }
 
-# steps_end: says how many failed; fails if any did. Leaves the number of those that could not be tried in `skipped`.
+# must NAME COMMAND...: as step, and nothing else makes sense without it.
+must() {
+    step "$@"
+    case ${results[-1]} in
+        skipped*) exit "$CANNOT_BE_TRIED" ;;
+        FAILED*) exit 1 ;;
+    esac
+}
+
+# missing WHAT...: for the return of a step: without it nothing can be tried here.
+missing() {
+    say "cannot be tried here: $*"
+    return "$CANNOT_BE_TRIED"
+}
+
+# steps_end: says how many failed, and again how those ended, which may be far above; fails if any did. Leaves the
+# number of those that could not be tried in `skipped`.
 steps_end() {
-    local result
+    local i
     skipped=0
-    for result in "${results[@]}"; do
-        case $result in skipped*) skipped=$((skipped + 1)) ;; esac
+    for i in "${!results[@]}"; do
+        case ${results[$i]} in
+            skipped*) skipped=$((skipped + 1)) ;;
+            FAILED*)
+                printf '\n'
+                say "again, the end of the failed step '${steps[$i]}':"
+                tail -n 80 "$steps_said/$i" | sed 's/^/| /'
+                ;;
+        esac
     done
     printf '\n'
     if [ "$failed" -gt 0 ]; then
