@@ -115,7 +115,7 @@ steps_begin() {
     steps=() seconds=() results=() failed=0 started=$SECONDS
     steps_said=$(mktemp -d)
     # shellcheck disable=SC2064
-    trap "${1:-table}; rm -rf '$steps_said'" EXIT
+    trap "rm -rf '$steps_said'; ${1:-table}" EXIT
 }
 
 # table: what the steps so far took and came to.
@@ -144,9 +144,10 @@ step() {
     step_tee=$!
     "$@" >&"$step_out" 2>&1 {step_out}>&- || code=$?
     exec {step_out}>&-
-    steps+=("$name") seconds+=("$((SECONDS - from))")
+    from=$((SECONDS - from))
     # The last of it has to be there before anything else is said. What a step has left running may hold it back.
-    timeout 20 tail -s 0.05 --pid="$step_tee" -f /dev/null || true
+    timeout --foreground 20 tail -s 0.05 --pid="$step_tee" -f /dev/null || true
+    steps+=("$name") seconds+=("$from")
     if [ "$code" -eq 0 ]; then
         results+=("ok${remark:+: $remark}")
     elif [ "$code" -eq "$CANNOT_BE_TRIED" ]; then
@@ -184,7 +185,7 @@ steps_end() {
             FAILED*)
                 printf '\n'
                 say "again, the end of the failed step '${steps[$i]}':"
-                tail -n 80 "$steps_said/$i" | sed 's/^/| /'
+                tail -n 80 "$steps_said/$i" | sed 's/^/| /' || true
                 ;;
         esac
     done

@@ -295,6 +295,10 @@ codes! {
     SERVICE_FOLDER = 1512;
     /// `service run` was typed, and not called by a manager.
     SERVICE_NOT_CALLED = 1513;
+    /// The service sees home folders.
+    SERVICE_SEES_HOMES = 1514;
+    /// The service runs as root.
+    SERVICE_AS_ROOT = 1515;
     /// The program is not installed as a service.
     NOT_A_SERVICE = 1550;
 }

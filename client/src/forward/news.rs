@@ -30,7 +30,7 @@ pub(super) struct News {
 
 /// Since something has failed, until the server works.
 struct Outage {
-    /// When the first attempt failed.
+    /// When the first attempt failed; before that, when the first visitor was turned away.
     since: Instant,
     /// When an attempt failed last.
     until: Instant,

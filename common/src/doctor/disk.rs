@@ -23,7 +23,7 @@ const LOG: &str = "log";
 /// read-only, access lists); a file that is there stays as it is, and nothing that was made for the trial is left.
 ///
 /// `configured`: whether the configuration is in `options`. Where it is broken nobody knows what it says of the log, but
-/// a start would say that it is broken in the file that the command line names.
+/// a start would tell of that in the file that the command line names.
 #[must_use]
 pub fn log_of(options: &LogOptions, configured: bool) -> Vec<Finding> {
     if configured || options.file().is_some() {

@@ -9,10 +9,11 @@ use std::{fs, thread};
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::act::{self, Way};
-use super::spec::{self, Choices};
+use super::spec::{self, Choices, coded};
 use super::{Manager, Role, ServiceError, Wanted};
 use super::{scripts, steps};
 use crate::cli;
+use crate::codes::Code;
 
 /// What is to be done with the service. The options in front of it (`--config` and the like) are those that the
 /// service is started with.
@@ -60,7 +61,7 @@ pub enum Command {
         #[arg(short, long)]
         follow: bool,
     },
-    /// What the service manager of Windows calls
+    /// What the service managers of Windows and OpenWrt call
     #[command(hide = true)]
     Run {
         /// The working folder
@@ -212,8 +213,10 @@ pub(super) fn perform(
             let (spec, said) = spec::spec(manager, &wanted()?, &choices)?;
             warnings = said;
             if manager == Manager::Procd && spec.low_ports {
-                warnings
-                    .push("procd can lend no low ports to another user: it runs as root".into());
+                warnings.push(coded(
+                    Code::SERVICE_AS_ROOT,
+                    "procd can lend no low ports to another user: it runs as root",
+                ));
             }
             let runs_already = touches
                 && is_installed(&way, &name)
@@ -271,7 +274,9 @@ pub(super) fn perform(
             }
         }
         Command::Status(_) => status(&way, &name, out),
-        Command::Logs { lines, follow, .. } => logs(&way, &name, *lines, *follow, out),
+        Command::Logs { lines, follow, .. } => {
+            logs(&way, &name, role.program, *lines, *follow, out)
+        }
         Command::Run { .. } => Ok(Status::Fine),
     };
     for warning in warnings {
@@ -455,11 +460,12 @@ fn status(way: &Way, name: &str, out: &mut impl Write) -> Result<Status, Service
 fn logs(
     way: &Way,
     name: &str,
+    program: &str,
     lines: u32,
     follow: bool,
     out: &mut impl Write,
 ) -> Result<Status, ServiceError> {
-    if let Some(command) = steps::logs(way.manager, name, lines, follow) {
+    if let Some(command) = steps::logs(way.manager, name, program, lines, follow) {
         if way.print {
             let _ = writeln!(out, "{}", way.typed(&command));
             return Ok(Status::Fine);

@@ -108,13 +108,10 @@ reload() {{
     )
 }
 
-/// Starts the rest of its arguments in the folder that is the first one. Neither procd nor every start-stop-daemon
-/// can change to a folder.
-const IN_FOLDER: &str = r#"'umask 077; cd "$0" && exec "$@"'"#;
-
 /// `/etc/init.d/NAME` of procd.
 pub(super) fn procd(spec: &Spec) -> String {
-    // Without a jail procd can hand no capability over.
+    // It cannot change to a folder, and its log knows a service by the first word of the command: hence no shell. Without
+    // a jail it can hand no capability over.
     let user = if spec.low_ports { "root" } else { &spec.user };
     let mut prepared = String::new();
     for (folder, mode) in folders(spec) {
@@ -135,7 +132,7 @@ STOP=10
 
 start_service() {{
 {prepared}\tprocd_open_instance
-\tprocd_set_param command /bin/sh -c {IN_FOLDER} {state} {command}
+\tprocd_set_param command {command} service run --dir {state}
 \tprocd_set_param user {user}
 \tprocd_set_param no_new_privs 1
 \t# Again after 3 s, however often.

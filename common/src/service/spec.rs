@@ -141,9 +141,9 @@ pub(super) fn spec(
         None => None,
     };
     let configured_log = wanted.configured_log.as_deref().map(usable).transpose()?;
-    // NSSM keeps what the program prints.
-    let needs_option =
-        typed_log.is_some() || (configured_log.is_none() && manager != Manager::Nssm);
+    // NSSM keeps what the program prints, unless that has a log file of its own: two would write and rotate it.
+    let own_log = typed_log.is_some() || configured_log.is_some();
+    let needs_option = typed_log.is_some() || (!own_log && manager != Manager::Nssm);
     let log_file = typed_log
         .or(configured_log)
         .or_else(|| manager.log_file(name));
@@ -204,11 +204,11 @@ pub(super) fn spec(
     paths.push(executable.clone());
     let in_home = paths.iter().any(|path| is_in_home(path));
     if in_home && manager == Manager::Systemd {
-        warnings.push(
+        warnings.push(coded(
+            Code::SERVICE_SEES_HOMES,
             "something of it lies in a home folder, so the unit lets the program see those (ProtectHome=read-only); \
-             /usr/local/bin and /etc/minitcptunnel are better places"
-                .to_owned(),
-        );
+             /usr/local/bin and /etc/minitcptunnel are better places",
+        ));
     }
     let spec = Spec {
         role: wanted.role,
@@ -217,7 +217,7 @@ pub(super) fn spec(
         arguments,
         user: user.to_owned(),
         state_dir,
-        log_file,
+        log_file: log_file.filter(|_| !own_log || manager != Manager::Nssm),
         low_ports: wanted.low_ports || choices.low_ports,
         writable,
         own,

@@ -215,16 +215,17 @@ pub(super) fn status(manager: Manager, name: &str) -> Vec<String> {
 /// What shows the log, where no file holds it.
 pub(super) fn logs(
     manager: Manager,
-    spec_name: &str,
+    name: &str,
+    program: &str,
     lines: u32,
     follow: bool,
 ) -> Option<Vec<String>> {
     let mut command = match manager {
         Manager::Systemd => words(&format!(
-            "journalctl --no-pager --unit {spec_name}.service --lines {lines}"
+            "journalctl --no-pager --unit {name}.service --lines {lines}"
         )),
-        // The name that logd knows is that of the program's first word.
-        Manager::Procd => words(&format!("logread -e {spec_name} -l {lines}")),
+        // The name that logd knows is that of the command's first word.
+        Manager::Procd => words(&format!("logread -e {program} -l {lines}")),
         _ => return None,
     };
     if follow {

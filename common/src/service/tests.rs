@@ -280,6 +280,9 @@ fn low_ports_cost_one_capability_and_no_more() {
     assert!(steps::install(Manager::Sysv, &it, "nssm").contains(&set));
     assert!(scripts::openrc(&it).contains("\ncapabilities=\"^cap_net_bind_service\"\n"));
     assert!(scripts::procd(&it).contains("\tprocd_set_param user root\n"));
+    // By the first word of its command, whatever the service is called.
+    let shown = steps::logs(Manager::Procd, "web", "minitcptunnel-server", 7, true).unwrap();
+    assert_eq!(shown.join(" "), "logread -e minitcptunnel-server -l 7 -f");
 }
 
 #[test]
@@ -348,6 +351,23 @@ fn windows_gets_one_command_per_fact() {
             .iter()
             .any(|c| c[3] == "AppStdout" && c[4].ends_with("minitcptunnel-server.log"))
     );
+    // Two would write one file, and rotate it, each in its own way.
+    let own = |mut it: Wanted, typed: Option<&str>, configured: Option<&str>| {
+        it.log_file = typed.map(PathBuf::from);
+        it.configured_log = configured.map(PathBuf::from);
+        let (made, _) = spec(Manager::Nssm, &it, &choices("/C/x.exe")).unwrap();
+        windows::nssm(&made, "nssm")
+    };
+    let log = log.as_str();
+    for (typed, configured) in [(Some(log), None), (None, Some(log)), (Some(log), Some(log))] {
+        let commands = own(wanted(SERVER, Some(&config)), typed, configured);
+        assert!(
+            !commands
+                .iter()
+                .any(|c| c[3].starts_with("AppStd") || c[3].starts_with("AppRotate")),
+            "{commands:?}"
+        );
+    }
     for code in ["2", "3", "4", "6"] {
         assert!(commands.iter().any(|c| c[3..] == ["AppExit", code, "Exit"]));
     }

@@ -117,9 +117,7 @@ pub(super) fn nssm(spec: &Spec, nssm: &str) -> Vec<Vec<String>> {
         set("AppRestartDelay", &["3000"]),
         set("AppExit", &["Default", "Restart"]),
     ];
-    // A program with a log file of its own needs no second one.
-    let own_log = spec.arguments.iter().any(|it| it == "--log-file");
-    if let Some(log) = spec.log_file.as_ref().filter(|_| !own_log) {
+    if let Some(log) = &spec.log_file {
         commands.push(set("AppStdout", &[log]));
         commands.push(set("AppStderr", &[log]));
         commands.push(set("AppRotateFiles", &["1"]));
