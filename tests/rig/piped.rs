@@ -20,7 +20,8 @@ impl Piped {
     pub fn start(command: &mut Command) -> Self {
         let mut bounded = Command::new("timeout");
         bounded
-            .arg("60")
+            // Else it passes a signal on twice, to its child and to its group, and a second one ends a program at once.
+            .args(["--foreground", "60"])
             .arg(command.get_program())
             .args(command.get_args());
         if let Some(folder) = command.get_current_dir() {
