@@ -134,7 +134,7 @@ readonly CANNOT_BE_TRIED=77
 # step NAME COMMAND...: run, time, remember. A failed step does not hide what the later ones have to say. A function
 # may leave a word for the table in `remark`.
 step() {
-    local name=$1 from=$SECONDS code=0 step_out step_tee
+    local name=$1 from=$SECONDS took code=0 step_out step_tee
     shift
     remark=''
     printf '\n'
@@ -144,10 +144,10 @@ step() {
     step_tee=$!
     "$@" >&"$step_out" 2>&1 {step_out}>&- || code=$?
     exec {step_out}>&-
-    from=$((SECONDS - from))
+    took=$((SECONDS - from))
     # The last of it has to be there before anything else is said. What a step has left running may hold it back.
     timeout --foreground 20 tail -s 0.05 --pid="$step_tee" -f /dev/null || true
-    steps+=("$name") seconds+=("$from")
+    steps+=("$name") seconds+=("$took")
     if [ "$code" -eq 0 ]; then
         results+=("ok${remark:+: $remark}")
     elif [ "$code" -eq "$CANNOT_BE_TRIED" ]; then
@@ -168,9 +168,10 @@ must() {
     esac
 }
 
-# missing WHAT...: for the return of a step: without it nothing can be tried here.
+# missing WHAT...: for the return of a step that cannot be tried here without it; the table says so, too.
 missing() {
-    say "cannot be tried here: $*"
+    remark="$*"
+    say "cannot be tried here: $remark"
     return "$CANNOT_BE_TRIED"
 }
 

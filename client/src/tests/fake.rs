@@ -117,13 +117,9 @@ pub(super) struct Peer {
 
 impl Peer {
     pub(super) fn send(&mut self, message: &Message) {
-        self.try_send(message).unwrap();
-    }
-
-    pub(super) fn try_send(&mut self, message: &Message) -> std::io::Result<()> {
         let mut plain = Vec::new();
         message.encode(true, &mut plain);
-        self.send_plain(&plain)
+        self.send_plain(&plain).unwrap();
     }
 
     /// Seals whatever bytes as a message.

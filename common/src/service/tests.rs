@@ -352,15 +352,13 @@ fn windows_gets_one_command_per_fact() {
             .any(|c| c[3] == "AppStdout" && c[4].ends_with("minitcptunnel-server.log"))
     );
     // Two would write one file, and rotate it, each in its own way.
-    let own = |mut it: Wanted, typed: Option<&str>, configured: Option<&str>| {
-        it.log_file = typed.map(PathBuf::from);
-        it.configured_log = configured.map(PathBuf::from);
+    let log = Some(PathBuf::from(log));
+    for (typed, configured) in [(&log, &None), (&None, &log), (&log, &log)] {
+        let mut it = wanted(SERVER, Some(&config));
+        it.log_file.clone_from(typed);
+        it.configured_log.clone_from(configured);
         let (made, _) = spec(Manager::Nssm, &it, &choices("/C/x.exe")).unwrap();
-        windows::nssm(&made, "nssm")
-    };
-    let log = log.as_str();
-    for (typed, configured) in [(Some(log), None), (None, Some(log)), (Some(log), Some(log))] {
-        let commands = own(wanted(SERVER, Some(&config)), typed, configured);
+        let commands = windows::nssm(&made, "nssm");
         assert!(
             !commands
                 .iter()
